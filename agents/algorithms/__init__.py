@@ -1,0 +1,1 @@
+"""Policy-gradient algorithms: pure functions, and one short file an algorithm."""

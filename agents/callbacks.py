@@ -1,0 +1,335 @@
+"""What happens between updates: metrics, evaluation, transcripts, checkpoints, figures, progress.
+
+Their order matters: `EvaluateCallback` adds to the row that `MetricsCallback` writes, and
+`PlotCallback` draws what has been written.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from agents.evaluate import Evaluation
+from agents.metrics import MetricsWriter
+from agents.plots import plot_learning_curve
+from agents.policies.policy import Policy
+from agents.rollout import Rollout
+from agents.trainer import Callback, Trainer
+from agents.trajectory import Trajectory
+from zs_env.task.prompts import PLACEHOLDER
+
+CHECKPOINT_FOLDER = "checkpoint"
+TRANSCRIPTS_FILE = "transcripts.jsonl"
+CURVE_FILE = "learning_curve.png"
+
+Metrics = dict[str, float]
+
+
+def is_due(update: int, every: int, last: int) -> bool:
+    """Return whether something happens after `update`: at the first, the last and every n-th.
+
+    Args:
+        update: Number of the update, from 1.
+        every: Updates from one time to the next; 0 means never.
+        last: Number of the last update.
+
+    Example:
+        >>> [update for update in range(1, 9) if is_due(update, every=3, last=8)]
+        [1, 3, 6, 8]
+    """
+    return every > 0 and (update in (1, last) or update % every == 0)
+
+
+class MetricsCallback(Callback):
+    """Writes one row an update."""
+
+    def __init__(self, writer: MetricsWriter) -> None:
+        """Write with `writer`, which the caller closes."""
+        self._writer = writer
+
+    def on_update_end(self, trainer: Trainer, rollout: Rollout, metrics: Metrics) -> None:
+        """Write the row of this update; updates count from 1."""
+        for key, value in metrics.items():
+            self._writer.record(key, value)
+        self._writer.dump(trainer.num_updates_done)
+
+
+class EvaluateCallback(Callback):
+    """Evaluates the policy on held-out questions now and then."""
+
+    def __init__(
+        self, name: str, evaluate: Callable[[Policy], Evaluation], *, every: int, last: int
+    ) -> None:
+        """Set up the evaluation.
+
+        Args:
+            name: Its keys begin with `eval/NAME/`.
+            evaluate: Plays the questions.
+            every: As for `is_due`.
+            last: As for `is_due`.
+        """
+        self._name, self._evaluate, self._every, self._last = name, evaluate, every, last
+
+    def on_update_end(self, trainer: Trainer, rollout: Rollout, metrics: Metrics) -> None:
+        """Evaluate if it is time, and add the results to `metrics`."""
+        if is_due(trainer.num_updates_done, self._every, self._last):
+            start = time.perf_counter()
+            metrics |= evaluation_metrics(self._name, self._evaluate(trainer.policy))
+            metrics["time/eval_s"] = time.perf_counter() - start
+
+
+def evaluation_metrics(name: str, evaluation: Evaluation) -> Metrics:
+    """Return an evaluation as entries of a metrics row."""
+    low, high = evaluation.exact_match_interval
+    return {
+        f"eval/{name}/exact_match": evaluation.mean("exact_match"),
+        f"eval/{name}/exact_match_low": low,
+        f"eval/{name}/exact_match_high": high,
+        f"eval/{name}/f1": evaluation.mean("f1"),
+        f"eval/{name}/searches": evaluation.mean("searches"),
+    }
+
+
+class TranscriptCallback(Callback):
+    """Writes a few episodes of every update: one JSON object a line."""
+
+    def __init__(
+        self, out_dir: Path, decode: Callable[[list[int]], str], num_episodes: int = 3
+    ) -> None:
+        """Set up the file.
+
+        Args:
+            out_dir: The run's folder, which exists.
+            decode: From token ids to text.
+            num_episodes: Episodes an update, each of another group where there are enough.
+        """
+        self._file = out_dir / TRANSCRIPTS_FILE
+        self._decode, self._num_episodes = decode, num_episodes
+
+    def on_training_start(self, trainer: Trainer) -> None:
+        """Begin with an empty file."""
+        self._file.write_text("", encoding="utf-8")
+
+    def on_update_end(self, trainer: Trainer, rollout: Rollout, metrics: Metrics) -> None:
+        """Append the first episode of the first groups."""
+        first_of_groups = {t.group: t for t in reversed(rollout.trajectories)}
+        chosen = list(reversed(first_of_groups.values()))[: self._num_episodes]
+        template = str(trainer.env.metadata.get("prompt", PLACEHOLDER))
+        with self._file.open("a", encoding="utf-8") as file:
+            for trajectory in chosen:
+                record = self._record(trajectory, trainer.num_updates_done, template)
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def _record(self, trajectory: Trajectory, update: int, template: str) -> dict[str, Any]:
+        prompt = self._decode(trajectory.token_ids[: trajectory.turns[0].start])
+        outcome = trajectory.outcome
+        return {
+            "update": update,
+            "question_id": trajectory.question_id,
+            "question": unfill(template, prompt),
+            "turns": [
+                {
+                    "action": turn.action,
+                    "kind": turn.kind,
+                    "noisy": turn.noisy,
+                    "observation": turn.observation,
+                }
+                for turn in trajectory.turns
+            ],
+            "answer": outcome["answer"],
+            "golden_answers": list(outcome["golden_answers"]),
+            "reward": trajectory.reward,
+            "exact_match": outcome["exact_match"],
+            "stop_reason": str(outcome["stop_reason"]),
+        }
+
+
+def unfill(template: str, prompt: str) -> str:
+    r"""Return the question inside a prompt, or the whole prompt if it is not of `template`.
+
+    Example:
+        >>> unfill("Question: {question}\n", "Question: Who was X?\n")
+        'Who was X?'
+    """
+    before, _, after = template.partition(PLACEHOLDER)
+    if not (prompt.startswith(before) and prompt.endswith(after)):
+        return prompt
+    return prompt[len(before) : len(prompt) - len(after)]
+
+
+class CheckpointCallback(Callback):
+    """Keeps the latest weights of a run in its folder, in Hugging Face format."""
+
+    def __init__(self, out_dir: Path, *, every: int, last: int) -> None:
+        """Set up the folder.
+
+        Args:
+            out_dir: The run's folder, which exists.
+            every: As for `is_due`.
+            last: As for `is_due`.
+        """
+        self._folder, self._every, self._last = out_dir / CHECKPOINT_FOLDER, every, last
+
+    def on_update_end(self, trainer: Trainer, rollout: Rollout, metrics: Metrics) -> None:
+        """Save if it is time."""
+        if is_due(trainer.num_updates_done, self._every, self._last):
+            save_policy(trainer.policy, self._folder)
+
+
+def save_policy(policy: Policy, folder: Path) -> None:
+    """Save `policy` as `folder`, which is never seen half written: it is swapped in at the end."""
+    partial, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("partial", "old"))
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    policy.save(partial)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+class PlotCallback(Callback):
+    """Draws the learning curve."""
+
+    def __init__(self, out_dir: Path, *, every: int, last: int) -> None:
+        """Set up the figure.
+
+        Args:
+            out_dir: The run's folder, whose metrics are drawn.
+            every: As for `is_due`.
+            last: As for `is_due`.
+        """
+        self._out_dir, self._every, self._last = out_dir, every, last
+
+    def on_update_end(self, trainer: Trainer, rollout: Rollout, metrics: Metrics) -> None:
+        """Draw if it is time."""
+        if is_due(trainer.num_updates_done, self._every, self._last):
+            plot_learning_curve(self._out_dir, self._out_dir / CURVE_FILE)
+
+
+class ProgressCallback(Callback):
+    """Shows how training goes; a context manager, so that an error leaves a clean terminal.
+
+    On a terminal a bar and a small table stay in place; elsewhere each update prints one line.
+    """
+
+    def __init__(self, console: Console, num_updates: int, eval_name: str) -> None:
+        """Set up the display.
+
+        Args:
+            console: Where to show it.
+            num_updates: Updates that the run will have.
+            eval_name: The NAME of the keys `eval/NAME/` to show.
+        """
+        self._console, self._num_updates = console, num_updates
+        self._eval_key = f"eval/{eval_name}/exact_match"
+        self._history: list[Metrics] = []
+        self._bar = Progress(
+            TextColumn("updates"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        )
+        self._task = self._bar.add_task("updates", total=num_updates)
+        self._live = Live(self._render(), console=console) if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leave the last state on the screen."""
+        if self._live is not None:
+            self._live.stop()
+
+    def on_update_end(self, trainer: Trainer, rollout: Rollout, metrics: Metrics) -> None:
+        """Show one more update."""
+        self._history.append(dict(metrics))
+        self._bar.advance(self._task)
+        if self._live is not None:
+            self._live.update(self._render())
+        else:
+            line = progress_line(metrics, len(self._history), self._num_updates, self._eval_key)
+            self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+    def _render(self) -> RenderableType:
+        return Group(self._bar, progress_table(self._history, self._eval_key))
+
+
+def progress_line(metrics: Metrics, update: int, num_updates: int, eval_key: str) -> str:
+    """Return one update as a line of plain text."""
+    width = len(str(num_updates))
+    parts = [
+        f"update {update:{width}}/{num_updates}",
+        f"F1 {metrics['rollout/f1']:.3f}",
+        f"EM {metrics['rollout/exact_match']:.3f}",
+        f"searches {metrics['rollout/searches']:.2f}",
+        f"noise {metrics.get('rollout/noise', 0.0):.2f}",
+        _seconds(metrics),
+    ]
+    if eval_key in metrics:
+        rate = f"{metrics[eval_key]:.3f} {_interval(metrics, eval_key)}"
+        parts.append(f"held out: EM {rate}")
+    return "  ".join(parts)
+
+
+def progress_table(history: Sequence[Metrics], eval_key: str) -> Table:
+    """Return the latest update, and how it came to that, as a small table."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(min_width=18)
+    table.add_column(justify="right")
+    table.add_column()
+    if not history:
+        return table
+    latest = history[-1]
+    for label, key, form in (
+        ("training F1", "rollout/f1", ".3f"),
+        ("exact match", "rollout/exact_match", ".3f"),
+        ("searches", "rollout/searches", ".2f"),
+        ("invalid actions", "rollout/invalid_share", ".3f"),
+        ("noise", "rollout/noise", ".3f"),
+    ):
+        values = [row.get(key, 0.0) for row in history]
+        top = max(1.0, *values) if len(values) > 1 else 1.0
+        table.add_row(label, f"{latest.get(key, 0.0):{form}}", sparkline(values[-40:], top))
+    table.add_row("time an update", f"{latest['time/step_s']:.1f} s", _split(latest))
+    evaluated = [row for row in history if eval_key in row]
+    if evaluated:
+        rates = [row[eval_key] for row in evaluated]
+        text = f"{sparkline(rates[-40:], 1.0)}  {_interval(evaluated[-1], eval_key)}"
+        table.add_row("held-out EM", f"{rates[-1]:.3f}", text)
+    return table
+
+
+def sparkline(values: Sequence[float], top: float) -> str:
+    """Return a bar of text for each value, from 0 to `top`.
+
+    Example:
+        >>> sparkline([0.0, 0.5, 1.0], top=1.0)
+        '▁▅█'
+    """
+    bars = "▁▂▃▄▅▆▇█"
+    levels = (round(value / top * (len(bars) - 1)) for value in values)
+    return "".join(bars[min(len(bars) - 1, max(0, level))] for level in levels)
+
+
+def _seconds(metrics: Metrics) -> str:
+    return f"{metrics['time/step_s']:.1f} s ({_split(metrics)})"
+
+
+def _split(metrics: Metrics) -> str:
+    """Return where the time of an update went."""
+    parts = (("policy", "policy_s"), ("engine", "engine_s"), ("learning", "update_s"))
+    return ", ".join(f"{name} {metrics[f'time/{key}']:.1f}" for name, key in parts)
+
+
+def _interval(metrics: Metrics, key: str) -> str:
+    return f"[{metrics[f'{key}_low']:.2f}, {metrics[f'{key}_high']:.2f}]"

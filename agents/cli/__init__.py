@@ -1,0 +1,1 @@
+"""The command `zerosearch`: a file a sub-command, and what they share."""

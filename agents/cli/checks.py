@@ -1,0 +1,82 @@
+"""The caller's mistakes: how they are found before anything is written, and how they are told."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import gymnasium as gym
+
+
+class CommandError(Exception):
+    """A mistake of the caller that a command reports in one line."""
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Report a failure of the body as the caller's mistake.
+
+    For the part of a command that checks options and loads what they name. Whatever fails later
+    is a mistake in the program and keeps its traceback.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, ImportError, OSError, gym.error.Error) as error:
+        raise CommandError(str(error)) from error
+
+
+def check_at_least(minimum: float, **values: float) -> None:
+    """Check that each of `values`, given by the name of its option, is at least `minimum`.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, value in values.items():
+        if not value >= minimum:
+            raise ValueError(f"`{name}` must be at least {minimum}, got {value!r}")
+
+
+def check_probability(**values: float) -> None:
+    """Check that each of `values`, given by the name of its option, is in [0, 1].
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"`{name}` must be a probability in [0, 1], got {value!r}")
+
+
+def check_folder(folder: Path, name: str = "out") -> None:
+    """Check that files can be put into `folder`, which need not exist; nothing is left behind.
+
+    Raises:
+        ValueError: If they cannot.
+    """
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    try:
+        # Permission bits tell too little: root passes them all, also on a read-only disk.
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ValueError(
+            f"`{name}` must be a folder that can be written, got {str(folder)!r} ({reason})"
+        ) from error
+
+
+def check_file(file: Path | None, name: str) -> None:
+    """Check that `file` can be written; None passes.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    if file is None:
+        return
+    if file.is_dir():
+        raise ValueError(f"`{name}` must be a file, got the folder {str(file)!r}")
+    check_folder(file.parent, name)

@@ -1,0 +1,166 @@
+"""`zerosearch evaluate`: how well a policy answers held-out questions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rich.console import Console
+from tyro.conf import arg
+
+from agents.cli.checks import check_at_least, check_file, usage_errors
+from agents.cli.files import write_json, write_json_lines
+from agents.cli.options import (
+    EngineName,
+    Noise,
+    PolicyName,
+    Questions,
+    Split,
+    Threads,
+    load_engine,
+    load_policy,
+    load_questions,
+)
+from agents.cli.provenance import provenance, weights_checksum
+from agents.cli.threads import use_threads
+from zs_env.settings import Settings
+
+if TYPE_CHECKING:
+    from agents.evaluate import Evaluation
+    from agents.policies.causal_lm import CausalLMPolicy
+    from zs_env.search.engine import SearchEngine
+    from zs_env.task.questions import Question
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Let a policy answer each question once, greedily, and say how well that went.
+
+    Attributes:
+        num_questions: Size of a random sample of the questions; 0 means all of them.
+        seed: Key of the sample and of the noise.
+        max_turns: Actions an episode lasts at most.
+        max_new_tokens: Tokens of an action at most.
+    """
+
+    policy: PolicyName = "base"
+    engine: EngineName = "simulator"
+    noise: Noise = 0.0
+    split: Split = "test"
+    questions: Questions = "miniwiki"
+    num_questions: int = 0
+    seed: int = 0
+    max_turns: int = 6
+    max_new_tokens: int = 48
+    json: Annotated[
+        Path | None, arg(metavar="FILE", help="Where the results go, as one JSON object.")
+    ] = None
+    episodes: Annotated[
+        Path | None, arg(metavar="FILE", help="Where every episode goes, a JSON object a line.")
+    ] = None
+    threads: Threads = 0
+
+    def run(self) -> None:
+        """Evaluate, print a table, and write what was asked for."""
+        from agents.cli.display import evaluation_table, say
+
+        console = Console()
+        with usage_errors():
+            threads = use_threads(self.threads)
+            setup = prepare(self)
+        evaluation = measure(
+            setup.policy,
+            setup.engine,
+            setup.questions,
+            Conditions(self.noise, self.seed, self.max_turns, self.max_new_tokens),
+            console,
+        )
+        title = f"{self.policy} · {self.engine} · noise {self.noise:g} · {self.questions}"
+        console.print(evaluation_table(evaluation, f"{title} · {self.split} split"))
+        if self.json:
+            write_json(self.json, describe(self, evaluation, setup, threads))
+            say(console, f"results: {self.json}")
+        if self.episodes:
+            write_json_lines(self.episodes, evaluation.rows())
+            say(console, f"episodes: {self.episodes}")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a checked configuration stands for, loaded."""
+
+    policy: CausalLMPolicy
+    engine: SearchEngine
+    questions: tuple[Question, ...]
+    weights_checksum: str
+
+
+def prepare(config: Evaluate) -> Setup:
+    """Check every option and load what they name.
+
+    Raises:
+        ValueError: If an option is out of its range or names nothing.
+        FileNotFoundError: If there is no model where one should be.
+    """
+    from agents.policies.causal_lm import find_policy
+
+    Settings(noise=config.noise, split=config.split, max_turns=config.max_turns)
+    check_at_least(1, max_new_tokens=config.max_new_tokens)
+    check_at_least(0, num_questions=config.num_questions, seed=config.seed)
+    check_file(config.json, "json")
+    check_file(config.episodes, "episodes")
+    return Setup(
+        questions=load_questions(config.questions, config.split, config.num_questions, config.seed),
+        engine=load_engine(config.engine),
+        policy=load_policy(config.policy),
+        weights_checksum=weights_checksum(find_policy(config.policy)),
+    )
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which conditions questions are answered; see `Evaluate`."""
+
+    noise: float = 0.0
+    seed: int = 0
+    max_turns: int = 6
+    max_new_tokens: int = 48
+
+
+def measure(
+    policy: CausalLMPolicy,
+    engine: SearchEngine,
+    questions: tuple[Question, ...],
+    conditions: Conditions,
+    console: Console,
+    label: str = "episodes",
+) -> Evaluation:
+    """Play every question once, greedily, under a progress bar."""
+    from agents.cli.display import progress_bar
+    from agents.evaluate import evaluate
+    from agents.policies.agent import PolicyAgent
+    from zs_env.task.actions import STOPS
+
+    with progress_bar(console, label, len(questions)) as advance:
+        return evaluate(
+            PolicyAgent(policy, STOPS, max_new_tokens=conditions.max_new_tokens),
+            questions,
+            env_kwargs={"engine": engine, "max_turns": conditions.max_turns},
+            noise=conditions.noise,
+            seed=conditions.seed,
+            on_progress=advance,
+        )
+
+
+def describe(
+    config: Evaluate, evaluation: Evaluation, setup: Setup, threads: int
+) -> dict[str, Any]:
+    """Return the results, and all that decides them, as JSON values."""
+    options = asdict(config) | {"threads": threads}
+    return {
+        **evaluation.summary(),
+        "config": {k: v for k, v in options.items() if k not in ("json", "episodes")},
+        "weights_sha256": setup.weights_checksum,
+        **provenance(),
+    }

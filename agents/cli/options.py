@@ -1,0 +1,154 @@
+"""What several commands share: the options that mean the same everywhere, and how they are read.
+
+Nothing here loads torch before a command runs, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from tyro.conf import arg
+
+from agents.cli.checks import check_at_least
+from zs_env.random import derive
+from zs_env.search.engine import SearchEngine
+from zs_env.search.registry import ENGINES, make_engine
+from zs_env.settings import Settings
+from zs_env.task.question_sets import QuestionSet
+from zs_env.task.questions import Question
+
+if TYPE_CHECKING:
+    from agents.policies.causal_lm import CausalLMPolicy
+
+T = TypeVar("T")
+
+EngineName = Annotated[
+    str,
+    arg(
+        metavar="ENGINE",
+        help="What answers queries: simulator (a language model), world (exact facts), bm25 (an "
+        "index over real articles), empty (finds nothing), or an import path module:attribute.",
+    ),
+]
+PolicyName = Annotated[
+    str,
+    arg(
+        metavar="POLICY",
+        help="A shipped policy (base, or skill, which is base before its weakness was planted), "
+        "a run folder or a model folder.",
+    ),
+]
+Split = Annotated[
+    str, arg(metavar="SPLIT", help="Where questions come from: train, validation or test.")
+]
+Questions = Annotated[
+    str, arg(metavar="SET", help="What is asked: miniwiki, miniwiki-hard or a JSONL file.")
+]
+Noise = Annotated[
+    float, arg(metavar="P", help="Probability in [0, 1] that a search brings noisy documents.")
+]
+Threads = Annotated[
+    int,
+    arg(
+        metavar="N",
+        help="Threads of torch; 0 means OMP_NUM_THREADS, or else all physical cores there are.",
+    ),
+]
+
+
+def load_engine(name: str) -> SearchEngine:
+    """Return the engine that `--engine` names, built.
+
+    Args:
+        name: A registered name, or `module:attribute`: an engine, or a class or function that
+            returns one without arguments. The current folder can be imported from.
+
+    Raises:
+        ValueError: If it is neither.
+        TypeError: If the attribute is no engine.
+        FileNotFoundError: If the engine's model is missing.
+    """
+    if name in ENGINES:
+        return make_engine(name)
+    module, separator, attribute = name.partition(":")
+    if not separator:
+        known = ", ".join(ENGINES)
+        raise ValueError(f"`engine` must be {known} or module:attribute, got {name!r}")
+    found = getattr(_import_module(module, name), attribute, None)
+    if found is None:
+        raise ValueError(f"`engine` must name an attribute of {module!r}, got {name!r}")
+    is_engine = callable(getattr(found, "search", None)) and not isinstance(found, type)
+    return make_engine(found if is_engine else _call(found, name))
+
+
+def _call(factory: Any, name: str) -> Any:
+    """Return what `factory` returns without arguments.
+
+    Raises:
+        TypeError: If it cannot be called so.
+    """
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise TypeError(
+            f"`engine` must be an engine, or a class or function that returns one without "
+            f"arguments, got {name!r}"
+        ) from error
+    return factory()
+
+
+def _import_module(module: str, name: str) -> Any:
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, but something that it imports is not
+        raise ValueError(f"`engine` must name a module that exists, got {name!r}") from error
+
+
+def load_policy(name: str) -> CausalLMPolicy:
+    """Return the policy that `--policy` names.
+
+    Raises:
+        FileNotFoundError: If there is no model of that name, or no folder with one.
+    """
+    from agents.policies.causal_lm import CausalLMPolicy, find_policy
+
+    return CausalLMPolicy.load(find_policy(name))
+
+
+def load_questions(questions: str, split: str, num: int, seed: int) -> tuple[Question, ...]:
+    """Return the questions that `--questions`, `--split` and `--num-questions` ask for.
+
+    Args:
+        questions: A built-in set, or the path of a JSONL file.
+        split: Which part of a built-in set.
+        num: Size of the sample; 0 means all, and so does more than there are.
+        seed: Key of the sample.
+
+    Raises:
+        ValueError: If one is unknown or out of range.
+    """
+    check_at_least(0, num_questions=num)
+    Settings(split=split)
+    return sample(QuestionSet(questions).split(split), num, seed)
+
+
+def sample(items: Sequence[T], num: int, seed: int) -> tuple[T, ...]:
+    """Return `num` of `items` in their order, chosen by `seed`; all of them if `num` is 0.
+
+    Example:
+        >>> sample("abcdefgh", 3, seed=0)
+        ('c', 'f', 'h')
+    """
+    if num == 0:
+        return tuple(items)
+    chosen = sorted(range(len(items)), key=lambda index: derive(seed, index))[:num]
+    return tuple(items[index] for index in sorted(chosen))

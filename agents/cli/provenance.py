@@ -1,0 +1,76 @@
+"""Where a number came from: package versions, the world, the weights, and the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import resource
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from agents.cli.threads import num_physical_cores
+from zs_env.task.miniwiki import WORLD_VERSION, default_world
+
+PACKAGES = ("zs-env", "gymnasium", "numpy", "torch", "transformers")
+
+
+def provenance() -> dict[str, Any]:
+    """Return versions and the identity of MiniWiki: what results depend on beside the options."""
+    return {
+        "versions": versions(),
+        "miniwiki": {"version": WORLD_VERSION, "checksum": default_world().checksum()},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the version of Python and of each of `PACKAGES`."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def weights_checksum(folder: Path) -> str:
+    """Return a SHA-256 over the weights in a model folder."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Return a description of the machine that timings were taken on.
+
+    Args:
+        threads: Torch's threads.
+    """
+    return {
+        "cpu": cpu_model(),
+        "cores": num_physical_cores(),
+        "threads": threads,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def cpu_model() -> str:
+    """Return the processor's name, as far as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine() or os.name
+
+
+def peak_memory_mb() -> float:
+    """Return the largest resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

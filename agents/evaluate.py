@@ -1,0 +1,202 @@
+"""Play every question once and say how well it went, with an interval."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from agents.agent import Agent
+from agents.rollout import slot_info
+from zs_env.random import derive
+from zs_env.task.questions import Question
+
+DEFAULT_NUM_ENVS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeRecord:
+    """What became of one question."""
+
+    question_id: str
+    data_source: str
+    num_hops: int | None
+    exact_match: float
+    f1: float
+    reward: float
+    searches: int
+    turns: int
+    invalid: int
+    answer: str
+    stop_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The records of an evaluation, one a question, in the order asked."""
+
+    records: tuple[EpisodeRecord, ...]
+
+    def mean(self, name: str) -> float:
+        """Return the mean of a field over all episodes; NaN if there are none."""
+        values = [float(getattr(record, name)) for record in self.records]
+        return sum(values) / len(values) if values else math.nan
+
+    @property
+    def exact_match_interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the exact-match rate."""
+        return wilson_interval(sum(r.exact_match for r in self.records), len(self.records))
+
+    def by_hops(self) -> dict[str, Evaluation]:
+        """Return one evaluation for each number of hops, "?" where it is unknown."""
+        names = sorted({str(record.num_hops or "?") for record in self.records})
+        return {
+            name: Evaluation(tuple(r for r in self.records if str(r.num_hops or "?") == name))
+            for name in names
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Return the headline numbers as JSON values."""
+        turns = max(1, sum(record.turns for record in self.records))
+        return {
+            "exact_match": self.mean("exact_match"),
+            "exact_match_ci": list(self.exact_match_interval),
+            "f1": self.mean("f1"),
+            "num_questions": len(self.records),
+            "searches": self.mean("searches"),
+            "turns": self.mean("turns"),
+            "invalid_share": sum(record.invalid for record in self.records) / turns,
+            "by_hops": {
+                name: {"exact_match": part.mean("exact_match"), "num_questions": len(part.records)}
+                for name, part in self.by_hops().items()
+            },
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the records as JSON values."""
+        return [asdict(record) for record in self.records]
+
+
+def wilson_interval(successes: float, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """Return the Wilson score interval of a proportion (Wilson 1927).
+
+    Args:
+        successes: Sum of scores, each in [0, 1].
+        trials: Number of scores; with none the interval is (0, 1).
+        z: Normal quantile; the default gives 95 %.
+
+    Example:
+        >>> [round(x, 3) for x in wilson_interval(8, 10)]
+        [0.49, 0.943]
+    """
+    if trials == 0:
+        return 0.0, 1.0
+    rate = successes / trials
+    centre = rate + z * z / (2 * trials)
+    spread = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def evaluate(
+    agent: Agent,
+    questions: Sequence[Question],
+    *,
+    env_id: str = "ZeroSearch-v0",
+    env_kwargs: Mapping[str, Any] | None = None,
+    noise: float = 0.0,
+    seed: int = 0,
+    deterministic: bool = True,
+    num_envs: int = DEFAULT_NUM_ENVS,
+    on_progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Play each of `questions` once.
+
+    Args:
+        agent: What plays.
+        questions: What is asked.
+        env_id: A registered text environment.
+        env_kwargs: Its constructor's keywords.
+        noise: Probability of noisy documents.
+        seed: Key of the noise; a question's noise does not depend on the others.
+        deterministic: Whether the agent takes its best action rather than a sampled one.
+        num_envs: Questions played side by side, at most.
+        on_progress: Called with the number of episodes that ended since the last call.
+    """
+    if not questions:
+        raise ValueError("`questions` must not be empty")
+    num_rounds = -(-len(questions) // num_envs)
+    size = -(-len(questions) // num_rounds)
+    env = gym.make_vec(
+        env_id, num_envs=size, autoreset_mode=AutoresetMode.DISABLED, **dict(env_kwargs or {})
+    )
+    records: list[EpisodeRecord] = []
+    for start in range(0, len(questions), size):
+        asked = list(questions[start : start + size])
+        # The last round may be short: its spare slots repeat a question and are not counted.
+        padded = asked + [asked[-1]] * (size - len(asked))
+        seeds = [derive(seed, _question_key(question)) for question in padded]
+        options = {"question": padded, "noise": noise, "noise_seed": seeds}
+        played = _play(agent, env, padded, options, deterministic)
+        records.extend(played[: len(asked)])
+        if on_progress:
+            on_progress(len(asked))
+    env.close()
+    return Evaluation(tuple(records))
+
+
+def _question_key(question: Question) -> int:
+    """Return a number that depends on nothing but which question it is."""
+    name = f"{question.data_source}\0{question.id}"
+    return zlib.crc32(name.encode("utf-8", "surrogatepass"))
+
+
+def _play(
+    agent: Agent,
+    env: gym.vector.VectorEnv[Any, Any, Any],
+    questions: Sequence[Question],
+    options: dict[str, Any],
+    deterministic: bool,
+) -> list[EpisodeRecord]:
+    """Play one episode in every slot."""
+    count = env.num_envs
+    observations, _ = env.reset(seed=0, options=options)
+    over, starts = np.zeros(count, dtype=np.bool_), np.ones(count, dtype=np.bool_)
+    records: list[EpisodeRecord | None] = [None] * count
+    invalid, rewards, state = np.zeros(count, int), np.zeros(count), None
+    while not over.all():
+        actions, state = agent.predict(observations, state, starts, deterministic)
+        observations, reward, terminated, truncated, infos = env.step(actions)
+        starts = np.zeros(count, dtype=np.bool_)
+        rewards += reward
+        for slot in np.flatnonzero(~over).tolist():
+            invalid[slot] += infos["action"][slot] == "malformed"
+            if terminated[slot] or truncated[slot]:
+                info = slot_info(infos, slot)
+                records[slot] = _to_record(questions[slot], info, rewards[slot], invalid[slot])
+        over = terminated | truncated
+    return [record for record in records if record is not None]
+
+
+def _to_record(
+    question: Question, info: Mapping[str, Any], reward: float, invalid: int
+) -> EpisodeRecord:
+    return EpisodeRecord(
+        question_id=question.id,
+        data_source=question.data_source,
+        num_hops=question.num_hops,
+        exact_match=float(info["exact_match"]),
+        f1=float(info["f1"]),
+        reward=float(reward),
+        searches=int(info["num_searches"]),
+        turns=int(info["turn"]),
+        invalid=int(invalid),
+        answer=str(info["answer"]),
+        stop_reason=str(info["stop_reason"]),
+    )

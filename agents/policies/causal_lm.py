@@ -1,0 +1,110 @@
+"""A Hugging Face causal LM as a policy: the same weights sample and are trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from agents.batch import Batch
+from agents.policies.policy import TokenScores
+from zs_env.lm.attention import causal_mask
+from zs_env.lm.transformers import TransformersLM, TransformersSession
+from zs_env.models import MODELS, model_folder
+
+
+class CausalLMPolicy:
+    """A policy over a decoder-only model; see `agents.policies.policy.Policy`."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_batch_size: int = 256,
+    ) -> None:
+        """Wrap a loaded model; dropout must be off for sampled and scored numbers to agree."""
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self._generator = TransformersLM(model, tokenizer, max_batch_size)
+
+    @classmethod
+    def load(cls, name: str | Path, device: str | torch.device = "cpu") -> CausalLMPolicy:
+        """Load a shipped model by its name, or a model folder.
+
+        Raises:
+            FileNotFoundError: If there is no model in the folder.
+        """
+        folder = find_policy(name)
+        # Training needs float32 master weights, also where sampling could do with less.
+        lm = TransformersLM.from_pretrained(folder, device, dtype=torch.float32)
+        return cls(lm.model, lm.tokenizer)
+
+    def session(self, num_rows: int) -> TransformersSession:
+        """Return empty contexts."""
+        return self._generator.session(num_rows)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`."""
+        return self._generator.encode(text)
+
+    def score(self, batch: Batch, temperature: float = 1.0) -> TokenScores:
+        """Score the action tokens of `batch` in row-major order.
+
+        Only their logits are computed: the vocabulary is the widest layer of a small model, and
+        most tokens of a transcript are documents.
+        """
+        batch = batch.to(self.model.device)
+        # A row may start with an action only if there was nothing to predict it from.
+        wanted = batch.action_mask[:, 1:]
+        length = wanted.shape[1]
+        hidden = self.model.base_model(
+            input_ids=batch.token_ids[:, :-1],
+            attention_mask=causal_mask(length, self.model.dtype, self.model.device),
+            use_cache=False,
+        ).last_hidden_state
+        logits = self.model.get_output_embeddings()(hidden[wanted]).float()
+        if temperature not in (0, 1):
+            logits = logits / temperature
+        logprobs = torch.log_softmax(logits, -1)
+        chosen = logprobs.gather(-1, batch.token_ids[:, 1:][wanted][:, None])[:, 0]
+        with torch.no_grad():
+            entropy = -(logprobs.exp() * logprobs).sum(-1)
+        return TokenScores(chosen, entropy)
+
+    def parameters(self) -> Iterable[torch.nn.Parameter]:
+        """Return the trainable parameters."""
+        parameters: Iterable[torch.nn.Parameter] = self.model.parameters()
+        return parameters
+
+    def frozen_copy(self) -> CausalLMPolicy:
+        """Return an independent copy without gradients."""
+        model = copy.deepcopy(self.model).requires_grad_(False)
+        return CausalLMPolicy(model, self.tokenizer, self._generator.max_batch_size)
+
+    def save(self, folder: Path) -> None:
+        """Write weights, configuration and tokenizer in Hugging Face format."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def find_policy(name: str | Path) -> Path:
+    """Return the model folder that `name` means.
+
+    Args:
+        name: A shipped policy (`base`, `skill`), a model folder, or a run folder, whose last
+            checkpoint is meant.
+
+    Raises:
+        FileNotFoundError: If no model is there.
+    """
+    if str(name) in MODELS:
+        return model_folder(str(name))
+    for folder in (Path(name), Path(name) / "checkpoint"):
+        if (folder / "config.json").is_file() and list(folder.glob("*.safetensors")):
+            return folder
+    raise FileNotFoundError(
+        f"`policy` must name a shipped model or a folder with one, got {name!s}"
+    )

@@ -1,0 +1,131 @@
+"""Play a batch of episodes with a policy and keep every token.
+
+Any text vector environment will do that publishes `action_stops` in its metadata and leaves ended
+slots idle (autoreset mode DISABLED). Sampling is keyed by (seed, slot, turn, token), so a rollout
+can be repeated, whatever finished when.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+
+from agents.trajectory import Trajectory, Turn
+from zs_env.lm.generator import Completion, SamplingParams, TokenGenerator
+from zs_env.random import derive
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """Episodes and where the time went.
+
+    Attributes:
+        trajectories: One a slot.
+        policy_seconds: Time spent sampling.
+        engine_seconds: Time spent in the environment, which is nearly all its search engine's.
+    """
+
+    trajectories: list[Trajectory]
+    policy_seconds: float
+    engine_seconds: float
+
+
+def collect(
+    policy: TokenGenerator,
+    env: gym.vector.VectorEnv[Any, Any, Any],
+    *,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+) -> Rollout:
+    """Play one episode in every slot of `env`.
+
+    Args:
+        policy: What writes the actions.
+        env: A text vector environment in autoreset mode DISABLED.
+        seed: Key of the questions, the noise and all sampling, at least 0.
+        options: Reset options.
+        max_new_tokens: Tokens of an action at most.
+        temperature: Of sampling; 0 is greedy.
+    """
+    params = SamplingParams(max_new_tokens, temperature, tuple(env.metadata["action_stops"]))
+    observations, infos = env.reset(seed=derive(seed, 0) % 2**31, options=dict(options or {}))
+    trajectories = [
+        Trajectory(group=int(group), question_id=str(question_id))
+        for group, question_id in zip(infos["group"], infos["question_id"], strict=True)
+    ]
+    session = policy.session(env.num_envs)
+    active, turn = list(range(env.num_envs)), 0
+    policy_seconds = engine_seconds = 0.0
+    while active:
+        start = time.perf_counter()
+        new_tokens = [policy.encode(observations[slot]) for slot in active]
+        seeds = [derive(seed, 1, slot, turn) for slot in active]
+        completions = session.generate(active, new_tokens, seeds, params)
+        sampled = time.perf_counter()
+        step = _step(env, active, completions)
+        policy_seconds += sampled - start
+        engine_seconds += time.perf_counter() - sampled
+        for slot, tokens, completion in zip(active, new_tokens, completions, strict=True):
+            trajectories[slot].observe(tokens)
+            _record(trajectories[slot], completion, step, slot)
+        active = [slot for slot in active if not step.ended(slot)]
+        observations, turn = step.observations, turn + 1
+    return Rollout(trajectories, policy_seconds, engine_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What the environment returned for one step of all slots."""
+
+    observations: Sequence[str]
+    rewards: Sequence[float]
+    terminated: Sequence[bool]
+    truncated: Sequence[bool]
+    infos: Mapping[str, Any]
+
+    def ended(self, slot: int) -> bool:
+        return bool(self.terminated[slot] or self.truncated[slot])
+
+
+def _step(
+    env: gym.vector.VectorEnv[Any, Any, Any],
+    active: Sequence[int],
+    completions: Sequence[Completion],
+) -> _Step:
+    actions = [""] * env.num_envs
+    for slot, completion in zip(active, completions, strict=True):
+        actions[slot] = completion.text
+    return _Step(*env.step(actions))
+
+
+def _record(trajectory: Trajectory, completion: Completion, step: _Step, slot: int) -> None:
+    start = len(trajectory.token_ids)
+    trajectory.act(completion.token_ids, completion.logprobs)
+    trajectory.turns.append(
+        Turn(
+            action=completion.text,
+            kind=str(step.infos["action"][slot]),
+            noisy=bool(step.infos["noisy"][slot]),
+            reward=float(step.rewards[slot]),
+            start=start,
+            end=len(trajectory.token_ids),
+            observation=step.observations[slot],
+        )
+    )
+    if step.ended(slot):
+        trajectory.outcome = slot_info(step.infos, slot)
+
+
+def slot_info(infos: Mapping[str, Any], slot: int) -> dict[str, Any]:
+    """Return one slot's part of the infos of a vector environment."""
+    return {
+        key: values[slot]
+        for key, values in infos.items()
+        if not key.startswith("_") and infos[f"_{key}"][slot]
+    }

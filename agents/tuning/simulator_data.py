@@ -1,0 +1,166 @@
+"""Training examples of the simulator: (question, answers, query, useful or noisy) → documents.
+
+Targets are real search results: what BM25 returns over the encyclopaedia for the query (useful),
+or for the same kind of query about another entity, half of the time one with a similar name, with
+every passage that names the asked entity left out (noisy). So the simulator learns the real
+engine's distribution, and noise is one clean notion: the right kind of fact about somebody else.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+from transformers import PreTrainedTokenizerBase
+
+from agents.tuning.sft import Example
+from zs_env.search.bm25 import BM25SearchEngine
+from zs_env.search.engine import SearchRequest
+from zs_env.search.prompts import format_documents, tuned_prompt
+from zs_env.task.miniwiki import RELATIONS, Fact, MiniWiki, Plan, SubWorld, pick
+
+NOISY_SHARE = 0.5
+NEAR_MISS_SHARE = 0.35
+HELD_OUT_SHARE = 0.05
+GARBAGE = ("where was she born", "tell me more", "search", "what is it", "who", "the answer")
+_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A request before its documents are known.
+
+    Attributes:
+        request: What the simulator will be asked.
+        asked: The fact that the query asks for, None when it asks for none.
+        engine_query: What the real engine is asked to obtain the target documents.
+        avoid: Names that no passage of a noisy reply may hold.
+    """
+
+    request: SearchRequest
+    asked: Fact | None
+    engine_query: str
+    avoid: tuple[str, ...] = ()
+
+
+def is_held_out(request: SearchRequest) -> bool:
+    """Tell whether a request belongs to the fixed share that training never sees."""
+    key = f"{request.question}\x1f{request.query}\x1f{request.noisy}".encode()
+    return zlib.crc32(key) % 1000 < 1000 * HELD_OUT_SHARE
+
+
+class RequestSampler:
+    """Draw the requests that an agent might make, mostly sensible ones."""
+
+    def __init__(self, world: MiniWiki, splits: Sequence[str], seed: int) -> None:
+        """Index the plans of `splits` by the facts that they need."""
+        self._rng = Random(seed)
+        self._worlds = [world.world(split) for split in splits]
+        self._plans: dict[tuple[str, str], list[Plan]] = defaultdict(list)
+        self._facts: list[tuple[SubWorld, Fact]] = []
+        for part in self._worlds:
+            for plan in part.plans + part.hard_plans:
+                for fact in plan.facts:
+                    self._plans[fact.subject, fact.relation].append(plan)
+            self._facts.extend((part, fact) for fact in part.facts)
+
+    def draw(self, proper_only: bool = False) -> Draft:
+        """Return one draft; `proper_only` leaves out every kind of clumsy query."""
+        rng = self._rng
+        part, fact = pick(rng, self._facts)
+        plan = pick(rng, self._plans[fact.subject, fact.relation])
+        query, asked = self._query(part, plan, fact, 0.0 if proper_only else rng.random())
+        noisy = rng.random() < NOISY_SHARE
+        request = SearchRequest(
+            query,
+            plan.question.text,
+            plan.question.golden_answers,
+            noisy,
+            int(rng.random() * 2**31),
+        )
+        if not noisy:
+            return Draft(request, asked, query)
+        about = asked or fact
+        avoid = (about.subject, about.object, plan.question.golden_answers[0])
+        return Draft(request, asked, wording(rng, self._somebody_else(part, about)), avoid)
+
+    def _query(
+        self, part: SubWorld, plan: Plan, fact: Fact, kind: float
+    ) -> tuple[str, Fact | None]:
+        """Return a query of some `kind` (uniform in [0, 1)) and the fact that it asks for."""
+        rng = self._rng
+        if kind < 0.74:
+            return wording(rng, fact), fact
+        if kind < 0.81:
+            return fact.subject, None
+        if kind < 0.87:
+            other = pick(rng, [f for f in part.facts if f.subject == fact.subject])
+            return wording(rng, other), other
+        if kind < 0.92:
+            return plan.question.text, None
+        if kind < 0.97:
+            other = pick(rng, part.facts)
+            return wording(rng, other), other
+        return pick(rng, GARBAGE), None
+
+    def _somebody_else(self, part: SubWorld, asked: Fact) -> Fact:
+        same = [
+            f for f in part.facts if f.relation == asked.relation and f.subject != asked.subject
+        ]
+        words = set(asked.subject.split()) - {"The", "Group", "Industries", "Labs", "Systems"}
+        alike = [f for f in same if words & set(f.subject.split())]
+        return pick(self._rng, alike if alike and self._rng.random() < NEAR_MISS_SHARE else same)
+
+
+def wording(rng: Random, fact: Fact) -> str:
+    """Return one of the queries that ask for `fact`."""
+    return pick(rng, RELATIONS[fact.relation].queries).format(s=fact.subject)
+
+
+def states(text: str, fact: Fact) -> bool:
+    """Tell whether `text` gives the object of `fact` together with its subject."""
+    return fact.object in text and fact.subject in text
+
+
+def targets(drafts: Sequence[Draft], engine: BM25SearchEngine, rng: Random) -> list[list[str]]:
+    """Return the documents that the simulator should write for each draft."""
+    requests = [replace(d.request, query=d.engine_query, top_k=12) for d in drafts]
+    replies = [[doc.text for doc in found] for found in engine.search(requests)]
+    return [_target(draft, texts, rng) for draft, texts in zip(drafts, replies, strict=True)]
+
+
+def _target(draft: Draft, found: list[str], rng: Random) -> list[str]:
+    top_k, asked = draft.request.top_k, draft.asked
+    if draft.request.noisy:
+        return [text for text in found if not any(name in text for name in draft.avoid)][:top_k]
+    texts = found[:top_k]
+    if asked is not None and not any(states(text, asked) for text in texts):
+        texts[-1:] = [pick(rng, asked.passages)]
+    return texts
+
+
+def simulator_examples(
+    world: MiniWiki, tokenizer: PreTrainedTokenizerBase, num: int, seed: int
+) -> Iterator[Example]:
+    """Yield `num` examples over all splits: a simulator knows its world, as a large LM does."""
+    sampler = RequestSampler(world, list(world.worlds), seed)
+    engine, rng = BM25SearchEngine(world.passages), Random(seed + 1)
+    done = 0
+    while done < num:
+        drafts = [sampler.draw() for _ in range(_BATCH)]
+        drafts = [draft for draft in drafts if not is_held_out(draft.request)]
+        for draft, texts in zip(drafts, targets(drafts, engine, rng), strict=True):
+            if done < num and texts:
+                yield _example(tokenizer, draft.request, texts)
+                done += 1
+
+
+def _example(
+    tokenizer: PreTrainedTokenizerBase, request: SearchRequest, texts: Sequence[str]
+) -> Example:
+    prompt = tokenizer.encode(tuned_prompt(request))
+    reply = [*tokenizer.encode(format_documents(texts)), tokenizer.eos_token_id]
+    return Example(prompt + reply, [0.0] * len(prompt) + [1.0] * len(reply))

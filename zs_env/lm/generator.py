@@ -1,0 +1,103 @@
+"""Two small protocols for language models: token ids in and out, or text in and out.
+
+A back end that keeps a key-value cache between calls offers `TokenSession`s; one that cannot
+simply re-reads the transcript. Sampling is counter-based (see `sampling.py`): the same seed,
+context and position give the same token, whatever else is in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class FinishReason(StrEnum):
+    """Why a completion ended."""
+
+    STOP = "stop"  # the text ends with one of the stop strings
+    EOS = "eos"  # the model sampled its end-of-text token
+    LENGTH = "length"  # max_new_tokens were sampled, or the model's context is full
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to sample.
+
+    Attributes:
+        max_new_tokens: Upper bound of sampled tokens a completion, at least 1.
+        temperature: Divides the logits; 0 means greedy.
+        stop: Strings that end a completion when its text contains one; kept in the ids.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"`max_new_tokens` must be at least 1, got {self.max_new_tokens!r}")
+        if not self.temperature >= 0.0:
+            raise ValueError(f"`temperature` must be 0 or more, got {self.temperature!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What one prompt was continued with.
+
+    Attributes:
+        token_ids: Sampled ids, the stop or end-of-text token included.
+        logprobs: Log-probability of each id under the distribution it was sampled from
+            (for greedy decoding: under temperature 1); same length as `token_ids`.
+        text: The decoded ids, without the end-of-text token.
+        finish_reason: Why sampling ended.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    text: str
+    finish_reason: FinishReason
+
+
+class TokenSession(Protocol):
+    """A batch of growing contexts, one a row, that share a key-value cache."""
+
+    def generate(
+        self,
+        rows: Sequence[int],
+        new_tokens: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        params: SamplingParams,
+    ) -> list[Completion]:
+        """Append `new_tokens[i]` (at least one id) to row `rows[i]`, then sample from it.
+
+        The sampled ids become part of the row's context.
+        """
+        ...
+
+    def clear(self, rows: Sequence[int]) -> None:
+        """Empty the contexts of some rows, for new episodes."""
+        ...
+
+
+class TokenGenerator(Protocol):
+    """A language model that continues token ids."""
+
+    def session(self, num_rows: int) -> TokenSession:
+        """Return `num_rows` empty contexts."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of `text`, with no special token added."""
+        ...
+
+
+class TextGenerator(Protocol):
+    """A language model that continues text: all a simulator needs."""
+
+    def complete(
+        self, prompts: Sequence[str], seeds: Sequence[int], params: SamplingParams
+    ) -> list[str]:
+        """Return the continuation of each prompt, in order."""
+        ...

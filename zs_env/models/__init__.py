@@ -1,0 +1,27 @@
+"""The tiny models that ship with the package, in Hugging Face format, each with its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+MODELS: Final = ("simulator", "base", "skill")
+
+
+def model_folder(name: str) -> Path:
+    """Return the folder of a shipped model.
+
+    Args:
+        name: "simulator" (writes documents), "base" (the policy that training starts from), or
+            "skill" (the policy before its weaknesses were planted).
+
+    Raises:
+        ValueError: If there is no model of that name.
+        FileNotFoundError: If the installation lacks its weights.
+    """
+    if name not in MODELS:
+        raise ValueError(f"`name` must be one of {', '.join(MODELS)}, got {name!r}")
+    folder = Path(__file__).parent / name
+    if not (folder / "model.safetensors").is_file():
+        raise FileNotFoundError(f"the weights of the shipped model {name!r} are missing: {folder}")
+    return folder

@@ -1,0 +1,1 @@
+"""What answers a query: search engines behind one protocol, and what guards the agent from them."""

@@ -1,0 +1,15 @@
+"""A search engine that finds nothing: what an agent knows without searching."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zs_env.search.engine import Document, SearchRequest
+
+
+class EmptySearchEngine:
+    """Return no document for any request."""
+
+    def search(self, requests: Sequence[SearchRequest]) -> list[list[Document]]:
+        """Return one empty list a request."""
+        return [[] for _ in requests]

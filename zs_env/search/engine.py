@@ -1,0 +1,56 @@
+"""The seam between an environment and whatever answers its queries.
+
+An engine takes a batch of requests and returns one list of documents a request, in the same
+order. One request is one record, so a query can never be paired with another row's question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One retrieved or generated document; `title` is empty where the engine has none."""
+
+    text: str
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    """One query and all that an engine may need to answer it.
+
+    Attributes:
+        query: What the agent asked for.
+        question: The question of the episode (a simulator is told; a real engine ignores it).
+        golden_answers: Accepted answers of that question, preferred wording first.
+        noisy: Whether noisy documents are wanted; real engines ignore it.
+        seed: Key of every random choice made for this request, in [0, 2**63).
+        top_k: Number of documents wanted, at least 1.
+    """
+
+    query: str
+    question: str = ""
+    golden_answers: tuple[str, ...] = ()
+    noisy: bool = False
+    seed: int = 0
+    top_k: int = 3
+
+
+class SearchEngine(Protocol):
+    """Anything that answers a batch of search requests."""
+
+    def search(self, requests: Sequence[SearchRequest]) -> list[list[Document]]:
+        """Return one list of at most `top_k` documents for each request, in order.
+
+        Raises:
+            SearchEngineError: If the engine could not answer; never a document about an error.
+        """
+        ...
+
+
+class SearchEngineError(RuntimeError):
+    """The world outside failed: an engine could not answer after its bounded retries."""

@@ -1,0 +1,42 @@
+"""What a simulator is asked, and how its reply is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from zs_env.search.engine import Document, SearchRequest
+
+_DOC = re.compile(r"\bDoc\s*\d+\s*:", re.IGNORECASE)
+
+
+def tuned_prompt(request: SearchRequest) -> str:
+    """Return the short prompt that simulation tuning trains; the reply begins with `Doc 1:`."""
+    kind = "Noisy" if request.noisy else "Useful"
+    return (
+        f"Question: {request.question}\n"
+        f"Answer: {' | '.join(request.golden_answers)}\n"
+        f"Query: {request.query}\n"
+        f"{kind} documents:\n"
+    )
+
+
+def format_documents(texts: Sequence[str]) -> str:
+    r"""Return documents as a simulator writes them.
+
+    >>> format_documents(["one", "two"])
+    'Doc 1: one\nDoc 2: two'
+    """
+    return "\n".join(f"Doc {i}: {text}" for i, text in enumerate(texts, 1))
+
+
+def parse_documents(reply: str, top_k: int) -> list[Document]:
+    r"""Return the documents of a reply: at most `top_k`, empty and repeated ones left out.
+
+    >>> [d.text for d in parse_documents("Doc 1: one\nDoc 2: two\nDoc 3: two", 3)]
+    ['one', 'two']
+    """
+    # The last numbered piece may have been cut off; it is kept, as a real snippet would be.
+    pieces = _DOC.split(reply.strip())
+    texts = dict.fromkeys(" ".join(piece.split()) for piece in pieces)
+    return [Document(text) for text in texts if text][:top_k]

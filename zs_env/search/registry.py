@@ -1,0 +1,114 @@
+"""Search engines by name, built on first use and once a process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Final
+
+from zs_env.search.engine import Document, SearchEngine, SearchEngineError, SearchRequest
+
+
+def _build_simulator() -> SearchEngine:
+    from zs_env.search.simulator import load_default_simulator
+
+    return load_default_simulator()
+
+
+def _build_world() -> SearchEngine:
+    from zs_env.search.world import WorldSearchEngine
+    from zs_env.task.miniwiki import default_world
+
+    return WorldSearchEngine(default_world())
+
+
+def _build_bm25() -> SearchEngine:
+    from zs_env.search.bm25 import BM25SearchEngine
+    from zs_env.task.miniwiki import default_world
+
+    return BM25SearchEngine(default_world().passages)
+
+
+def _build_empty() -> SearchEngine:
+    from zs_env.search.empty import EmptySearchEngine
+
+    return EmptySearchEngine()
+
+
+# The builders import late: naming an engine must not load torch or an index.
+ENGINES: Final[dict[str, Callable[[], SearchEngine]]] = {
+    "simulator": _build_simulator,
+    "world": _build_world,
+    "bm25": _build_bm25,
+    "empty": _build_empty,
+}
+
+
+def check_engine(engine: str | SearchEngine) -> None:
+    """Check that `make_engine` will accept `engine`, without building anything.
+
+    Raises:
+        ValueError: If it is a name that no engine has.
+        TypeError: If it is an object without a `search` method.
+    """
+    known = ", ".join(ENGINES)
+    if isinstance(engine, str):
+        if engine not in ENGINES:
+            raise ValueError(
+                f"`engine` must be {known} or an object with a search method, got {engine!r}"
+            )
+    elif not callable(getattr(engine, "search", None)):
+        raise TypeError(
+            f"`engine` must be {known} or an object with a search method, got {engine!r}"
+        )
+
+
+def make_engine(engine: str | SearchEngine) -> SearchEngine:
+    """Return the engine that `engine` names or is; a named one is shared within the process.
+
+    Args:
+        engine: "simulator" (the shipped language model), "world" (exact documents of the tiny
+            world), "bm25" (an index over the tiny world's articles), "empty" (finds nothing), or
+            any object with a `search` method.
+
+    Raises:
+        ValueError: If it is a name that no engine has.
+        TypeError: If it is an object without a `search` method.
+    """
+    if isinstance(engine, str) and engine in ENGINES:
+        return _build_once(engine)
+    check_engine(engine)
+    assert not isinstance(engine, str)
+    return engine
+
+
+@cache
+def _build_once(name: str) -> SearchEngine:
+    return ENGINES[name]()
+
+
+def search_all(
+    engine: SearchEngine, requests: Sequence[SearchRequest | None]
+) -> list[Sequence[Document]]:
+    """Answer the requests among `requests` with one call of the engine, or none if there are none.
+
+    Args:
+        engine: What answers.
+        requests: One entry a slot; None where the slot does not search.
+
+    Returns:
+        One sequence of documents for each entry, empty where it is None.
+
+    Raises:
+        SearchEngineError: If the engine failed, or did not return one list a request.
+    """
+    asked = [request for request in requests if request is not None]
+    if not asked:
+        return [()] * len(requests)
+    found = engine.search(asked)
+    if len(found) != len(asked):
+        raise SearchEngineError(
+            f"{type(engine).__name__} returned {len(found)} results for {len(asked)} requests"
+        )
+    results = iter(found)
+    return [() if request is None else next(results) for request in requests]

@@ -1,0 +1,61 @@
+"""A language model as the search engine: the world model of ZeroSearch (arXiv 2505.04588).
+
+For every request the model is told the question, its golden answers, the query, and whether
+useful or noisy documents are wanted, and writes the documents. One batch is one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from zs_env.lm.generator import SamplingParams, TextGenerator
+from zs_env.search.engine import Document, SearchRequest
+from zs_env.search.prompts import parse_documents, tuned_prompt
+
+MAX_TOKENS_PER_DOCUMENT = 32
+
+DEFAULT_TEMPERATURE = 0.5
+"""Greedy noisy replies would all be about the same few entities, which an agent could learn."""
+
+
+class SimulatedSearchEngine:
+    """Write documents with a `TextGenerator`."""
+
+    def __init__(
+        self,
+        generator: TextGenerator,
+        *,
+        prompt: Callable[[SearchRequest], str] = tuned_prompt,
+        temperature: float = DEFAULT_TEMPERATURE,
+    ) -> None:
+        """Set up the engine.
+
+        Args:
+            generator: The language model.
+            prompt: From a request to the text that the model continues.
+            temperature: Of sampling, 0 or more; every draw is keyed by the request's seed.
+        """
+        self._generator, self._prompt, self._temperature = generator, prompt, temperature
+
+    def search(self, requests: Sequence[SearchRequest]) -> list[list[Document]]:
+        """Return what the model writes: at most `top_k` distinct documents a request."""
+        if not requests:
+            return []
+        tokens = MAX_TOKENS_PER_DOCUMENT * max(request.top_k for request in requests)
+        replies = self._generator.complete(
+            [self._prompt(request) for request in requests],
+            [request.seed for request in requests],
+            SamplingParams(max_new_tokens=tokens, temperature=self._temperature),
+        )
+        return [
+            parse_documents(reply, request.top_k)
+            for reply, request in zip(replies, requests, strict=True)
+        ]
+
+
+def load_default_simulator() -> SimulatedSearchEngine:
+    """Return the simulator that ships with the package, in float32 on the CPU."""
+    from zs_env.lm.transformers import TransformersLM
+    from zs_env.models import model_folder
+
+    return SimulatedSearchEngine(TransformersLM.from_pretrained(model_folder("simulator")))

@@ -1,0 +1,142 @@
+"""The tiny world as a search engine: exact useful and noisy documents, no language model.
+
+It reads a query as an index would: the longest entity name in it, then the relation whose words
+it uses. Useful replies state the asked fact; noisy replies answer the same kind of question about
+another entity, half of the time one whose name looks alike, and never mention the asked one.
+Microseconds a request: for tests, for training targets, and as the upper bound of a simulator.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from zs_env.search.engine import Document, SearchRequest
+from zs_env.task.miniwiki import RELATIONS, Fact, MiniWiki, SubWorld
+
+_WORD = re.compile(r"\w+")
+_IGNORED = frozenset("who is the of in a which what where was that by to for".split())
+
+
+def _cues() -> dict[str, frozenset[str]]:
+    """Return for each word the relations whose queries or sentences use it."""
+    words: dict[str, set[str]] = defaultdict(set)
+    for relation in RELATIONS.values():
+        texts = (*relation.queries, *relation.noun_phrases, *relation.questions)
+        for word in _WORD.findall(" ".join(texts).lower()):
+            if word not in _IGNORED and len(word) > 1:
+                words[word].add(relation.name)
+    return {word: frozenset(names) for word, names in words.items()}
+
+
+_CUES = _cues()
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What a query is about: an entity, and the relation asked for where one is recognised."""
+
+    entity: str
+    relation: str | None
+
+
+class WorldSearchEngine:
+    """Answer queries from the facts of a `MiniWiki` or of one `SubWorld`."""
+
+    def __init__(self, world: MiniWiki | SubWorld) -> None:
+        """Index the facts of `world` by subject, by relation and by the words of names."""
+        self._facts = world.facts
+        self._by_subject: dict[str, list[Fact]] = defaultdict(list)
+        self._by_relation: dict[str, list[Fact]] = defaultdict(list)
+        self._alike: dict[tuple[str, str], list[Fact]] = defaultdict(list)
+        self._names: dict[tuple[str, ...], str] = {}
+        for fact in world.facts:
+            self._by_subject[fact.subject].append(fact)
+            self._by_relation[fact.relation].append(fact)
+            for word in fact.subject.lower().split():
+                if word not in _IGNORED:
+                    self._alike[fact.relation, word].append(fact)
+            for name in (fact.subject, fact.object):
+                self._names[tuple(_WORD.findall(name.lower()))] = name
+        self._longest = max(map(len, self._names))
+
+    def search(self, requests: Sequence[SearchRequest]) -> list[list[Document]]:
+        """Return exactly `top_k` documents a request where the world has that many."""
+        return [[Document(text) for text in self.passages(request)] for request in requests]
+
+    def topic(self, query: str) -> Topic | None:
+        """Return what `query` is about, or None when it names nothing known."""
+        words = _WORD.findall(query.lower())
+        for size in range(min(self._longest, len(words)), 0, -1):
+            for start in range(len(words) - size + 1):
+                name = self._names.get(tuple(words[start : start + size]))
+                if name is not None:
+                    return Topic(name, self._relation(name, words))
+        return None
+
+    def passages(self, request: SearchRequest) -> list[str]:
+        """Return the texts of the reply; see the module for what useful and noisy mean."""
+        rng = Random(request.seed)
+        topic = self.topic(request.query)
+        if topic is None:
+            return self._any(rng, request.top_k, avoid=())
+        if request.noisy:
+            return self._noisy(rng, topic, request.top_k)
+        return self._useful(rng, topic, request.top_k)
+
+    def _relation(self, entity: str, words: Sequence[str]) -> str | None:
+        votes: dict[str, int] = {fact.relation: 0 for fact in self._by_subject.get(entity, ())}
+        for word in words:
+            for relation in _CUES.get(word, ()):
+                if relation in votes:
+                    votes[relation] += 1
+        best = max(votes, key=votes.__getitem__, default=None)
+        return best if best is not None and votes[best] > 0 else None
+
+    def _useful(self, rng: Random, topic: Topic, top_k: int) -> list[str]:
+        facts = self._by_subject.get(topic.entity, [])
+        asked = [text for f in facts if f.relation == topic.relation for text in f.passages]
+        others = [text for f in facts if f.relation != topic.relation for text in f.passages]
+        texts = asked + _drawn(rng, others, top_k)
+        missing = top_k - len(texts)
+        return (texts + self._any(rng, missing, {topic.entity}))[:top_k]
+
+    def _noisy(self, rng: Random, topic: Topic, top_k: int) -> list[str]:
+        relation = topic.relation or self._facts[int(rng.random() * len(self._facts))].relation
+        alike = [
+            fact
+            for word in topic.entity.lower().split()
+            for fact in self._alike.get((relation, word), ())
+            if fact.subject != topic.entity
+        ]
+        near = rng.random() < 0.5 and alike
+        asked = {f.object for f in self._by_subject.get(topic.entity, ()) if f.relation == relation}
+        avoid = {topic.entity, *asked}
+        texts: list[str] = []
+        for fact in _drawn(rng, alike if near else self._by_relation[relation], 2 * top_k):
+            if fact.subject not in avoid and fact.object not in avoid:
+                texts.extend(fact.passages)
+        missing = top_k - len(texts)
+        return (texts + self._any(rng, missing, avoid))[:top_k]
+
+    def _any(self, rng: Random, num: int, avoid: Collection[str]) -> list[str]:
+        texts: dict[str, None] = {}
+        for _ in range(20 * max(num, 0)):
+            fact = self._facts[int(rng.random() * len(self._facts))]
+            if fact.subject not in avoid and fact.object not in avoid:
+                texts[fact.passages[int(rng.random() * len(fact.passages))]] = None
+            if len(texts) == num:
+                break
+        return list(texts)
+
+
+def _drawn(rng: Random, items: Sequence, num: int) -> list:  # type: ignore[type-arg]
+    """Return up to `num` distinct items in random order."""
+    if len(items) <= num:
+        return sorted(items, key=lambda _: rng.random())
+    start, step = int(rng.random() * len(items)), 1 + int(rng.random() * (len(items) - 1))
+    chosen = dict.fromkeys((start + i * step) % len(items) for i in range(num))
+    return [items[i] for i in chosen]

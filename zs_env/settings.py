@@ -1,0 +1,228 @@
+"""What an environment is built from, what a reset may change, and how an episode then starts.
+
+The single and the vector environment share all of it: `Settings` holds the constructor's
+keywords, `ResetOptions` one slot's reset options, and `EpisodeFactory` turns both and a random
+key into an episode. Every mistake of a caller is reported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
+from typing import Any, Final, TypedDict, TypeVar
+
+from zs_env.episode import Episode, Rules
+from zs_env.random import derive
+from zs_env.search.engine import SearchEngine
+from zs_env.search.registry import check_engine
+from zs_env.task.actions import GRAMMAR, STOPS
+from zs_env.task.prompts import make_prompt
+from zs_env.task.question_sets import (
+    SPLITS,
+    QuestionRecord,
+    QuestionSet,
+    QuestionSource,
+    make_question,
+)
+from zs_env.task.questions import Question
+from zs_env.task.rewards import RewardFunction, make_reward
+
+_T = TypeVar("_T")
+
+_RULES: Final = Rules()  # their defaults are the constructor's
+
+KEY_LIMIT: Final = 2**63  # episode keys are drawn from [0, KEY_LIMIT)
+
+# What an episode's key is used for.
+_QUESTION_DRAW: Final = 0
+_NOISE_SEED: Final = 1
+
+
+class SettingsArguments(TypedDict, total=False):
+    """The keywords of `Settings`, for the signatures that pass them on."""
+
+    questions: QuestionSource
+    engine: str | SearchEngine
+    split: str
+    top_k: int
+    max_turns: int
+    prompt: str
+    reward: str | RewardFunction
+    noise: float
+    max_action_length: int
+    max_document_length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The constructor's keywords; `ZeroSearchEnv` describes each.
+
+    Raises:
+        ValueError: If one is out of its range, or a name is unknown.
+        TypeError: If `engine` is an object without a `search` method.
+    """
+
+    questions: QuestionSource = "miniwiki"
+    engine: str | SearchEngine = "simulator"
+    split: str = "train"
+    top_k: int = _RULES.top_k
+    max_turns: int = _RULES.max_turns
+    prompt: str = "miniwiki"
+    reward: str | RewardFunction = "f1"
+    noise: float = 0.0
+    max_action_length: int = _RULES.max_action_length
+    max_document_length: int = _RULES.max_document_length
+
+    def __post_init__(self) -> None:
+        """Check what `rules` and the question set do not check."""
+        check_engine(self.engine)
+        _check_split(self.split)
+        _check_noise(self.noise)
+        for name in ("top_k", "max_turns", "max_action_length", "max_document_length"):
+            _check_count(name, getattr(self, name), minimum=1)
+
+    def rules(self) -> Rules:
+        """Return the rules that all episodes share."""
+        return Rules(
+            prompt=make_prompt(self.prompt),
+            top_k=self.top_k,
+            max_turns=self.max_turns,
+            reward=make_reward(self.reward),
+            max_action_length=self.max_action_length,
+            max_document_length=self.max_document_length,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ResetOptions:
+    """Reset options of one episode, checked; None leaves a thing as the constructor set it.
+
+    Attributes:
+        noise: Probability of noisy documents.
+        question: The question to ask, instead of a random one.
+        max_turns: Actions the episode lasts at most.
+        noise_seed: Key of the noise draws, instead of a random one.
+        split: Where a random question comes from.
+    """
+
+    noise: float | None = None
+    question: Question | None = None
+    max_turns: int | None = None
+    noise_seed: int | None = None
+    split: str | None = None
+
+
+OPTION_NAMES: Final = tuple(field.name for field in fields(ResetOptions))
+
+
+class EpisodeFactory:
+    """Starts episodes.
+
+    Args:
+        settings: What the environment was built from.
+
+    Raises:
+        ValueError: If questions, prompt or reward are unknown.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Resolve all names but the engine's; load nothing."""
+        self.settings = settings
+        self.rules = settings.rules()
+        self._questions = QuestionSet(settings.questions)
+
+    def metadata(self, group_size: int = 1) -> dict[str, Any]:
+        """Return what a training loop needs to know of an environment, whatever its class."""
+        return {
+            "prompt": self.rules.prompt,
+            "action_stops": STOPS,
+            "grammar": GRAMMAR,
+            "group_size": group_size,
+        }
+
+    def read_options(self, options: Mapping[str, Any] | None) -> ResetOptions:
+        """Return the options of one episode, checked.
+
+        Raises:
+            ValueError: If an option is unknown or out of range; the message names it.
+        """
+        options = options or {}
+        check_option_names(options)
+        return ResetOptions(
+            noise=_optional(_check_noise, options.get("noise")),
+            question=_optional(self._find_question, options.get("question")),
+            max_turns=_optional(_check_max_turns, options.get("max_turns")),
+            noise_seed=_optional(_check_noise_seed, options.get("noise_seed")),
+            split=_optional(_check_split, options.get("split")),
+        )
+
+    def _find_question(self, question: str | QuestionRecord) -> Question:
+        if isinstance(question, str):
+            return self._questions.find(question)
+        return make_question(question, default_id="custom")
+
+    def start(self, key: int, options: ResetOptions) -> Episode:
+        """Return a new episode.
+
+        Args:
+            key: Decides everything random that `options` does not, in [0, `KEY_LIMIT`).
+            options: What this episode has of its own.
+        """
+        settings, rules = self.settings, self.rules
+        if options.max_turns is not None:
+            rules = replace(rules, max_turns=options.max_turns)
+        question = options.question or self._draw_question(key, options.split or settings.split)
+        noise = settings.noise if options.noise is None else options.noise
+        noise_seed = options.noise_seed
+        if noise_seed is None:
+            noise_seed = derive(key, _NOISE_SEED)
+        return Episode(question, rules, noise, noise_seed)
+
+    def _draw_question(self, key: int, split: str) -> Question:
+        questions = self._questions.split(split)
+        return questions[derive(key, _QUESTION_DRAW) % len(questions)]
+
+
+def check_option_names(options: Mapping[str, Any]) -> None:
+    """Check that every option is known.
+
+    Raises:
+        ValueError: If one is not; the message names it and lists the known ones.
+    """
+    for name in options:
+        if name not in OPTION_NAMES:
+            known = ", ".join(sorted(OPTION_NAMES))
+            raise ValueError(f"`options` must be among {known}, got {name!r}")
+
+
+def _optional(check: Callable[[Any], _T], value: Any) -> _T | None:
+    """Return the checked value, or None where there is none."""
+    return None if value is None else check(value)
+
+
+def _check_noise(value: Any) -> float:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0.0 <= float(value) <= 1.0:
+        raise ValueError(f"`noise` must be a probability in [0, 1], got {value!r}")
+    return float(value)
+
+
+def _check_split(value: Any) -> str:
+    if value not in SPLITS:
+        raise ValueError(f"`split` must be one of {', '.join(SPLITS)}, got {value!r}")
+    return str(value)
+
+
+def _check_max_turns(value: Any) -> int:
+    return _check_count("max_turns", value, minimum=1)
+
+
+def _check_noise_seed(value: Any) -> int:
+    return _check_count("noise_seed", value, minimum=0)
+
+
+def _check_count(name: str, value: Any, minimum: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+        raise ValueError(f"`{name}` must be an integer of at least {minimum}, got {value!r}")
+    return int(value)

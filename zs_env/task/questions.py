@@ -1,0 +1,28 @@
+"""Questions: the record every environment asks, and where sets of them come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question with everything needed to grade an answer to it.
+
+    Attributes:
+        id: Unique within its data source.
+        text: The question as the agent reads it.
+        golden_answers: All accepted answers, the preferred wording first; never empty.
+        data_source: Name of the set it belongs to; (data_source, id) is globally unique.
+        num_hops: How many facts must be combined, or None where that is unknown.
+    """
+
+    id: str
+    text: str
+    golden_answers: tuple[str, ...]
+    data_source: str = "custom"
+    num_hops: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.golden_answers:
+            raise ValueError(f"`golden_answers` of question {self.id!r} must not be empty")
