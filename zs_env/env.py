@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Unpack
 
 import gymnasium as gym
 from gymnasium.error import ResetNeeded
+from gymnasium.utils import seeding
 
-from zs_env.episode import Episode, Message
+from zs_env.episode import Episode, Message, Outcome
+from zs_env.rendering import RENDERERS, check_render_mode, print_panels
 from zs_env.search.registry import make_engine, search_all
-from zs_env.settings import KEY_LIMIT, EpisodeFactory, Settings, SettingsArguments
+from zs_env.settings import (
+    KEY_LIMIT,
+    EpisodeFactory,
+    Settings,
+    SettingsArguments,
+    check_group_size,
+)
 from zs_env.spaces import UnicodeText
 from zs_env.task.actions import GRAMMAR, STOPS
 from zs_env.task.prompts import PROMPTS
 
-RENDER_MODES: Final = ("ansi",)
+RENDER_MODES: Final = ("ansi", "human", "html")
 
 
 class ZeroSearchEnv(gym.Env[str, str]):
@@ -61,15 +70,32 @@ class ZeroSearchEnv(gym.Env[str, str]):
     | option | meaning |
     |---|---|
     | `noise` | probability in [0, 1] that a search asks for noisy documents |
+    | `progress` | how far training is, in [0, 1]: `curriculum` makes it a probability of noise |
     | `question` | a question's id, a `Question`, or a mapping with `question` and `answers` |
     | `max_turns` | actions the episode lasts at most |
     | `noise_seed` | key of the noise draws: episodes that share it share the draws, turn by turn |
     | `split` | "train", "validation" or "test" |
 
+    `noise` and `progress` exclude each other. Without both the probability is the argument
+    `noise`, and without that what the curriculum says at progress 0.
+
     ## Reward
 
-    `reward(answer, golden_answers)` when the agent answers (token F1 by default, in [0, 1]);
-    0 for every other turn. Only what the agent wrote inside its own answer is graded.
+    The grade of the answer when the agent gives one (token F1 by default, in [0, 1]), 0 for every
+    other turn. Only what the agent wrote inside its own answer is graded. `reward` takes:
+
+    | value | reward |
+    |---|---|
+    | "f1", "em", "sub_em" | token F1, exact match, substring match (easily gamed by long answers) |
+    | a function | of (answer, golden answers), called when the agent answers |
+    | a `RewardTerm` | a sum of terms, each a function of every turn: see below |
+    | "package.module:name" | what stands there: a function or a `RewardTerm` |
+
+    ```python
+    from zs_env.task.reward_terms import AnswerGrade, ExtraWords, FormatError, SearchCost
+
+    reward = AnswerGrade() - 0.1 * FormatError() - 0.05 * SearchCost(free=2) - 0.1 * ExtraWords(5)
+    ```
 
     ## Episode End
 
@@ -105,23 +131,44 @@ class ZeroSearchEnv(gym.Env[str, str]):
 
     | argument | default | meaning |
     |---|---|---|
-    | `questions` | "miniwiki" | "miniwiki", "miniwiki-hard", a JSONL file, or records |
+    | `questions` | "miniwiki" | a name (below), a JSONL or parquet file, or records |
     | `engine` | "simulator" | "simulator", "world", "bm25", or an object with `search(requests)` |
     | `split` | "train" | where questions come from: "train", "validation", "test" |
     | `top_k` | 3 | documents a search brings |
     | `max_turns` | 6 | actions an episode lasts at most |
     | `prompt` | "miniwiki" | "miniwiki", "zerosearch", or a template that holds `{question}` |
-    | `reward` | "f1" | "f1", "em", "sub_em", `module:function`, or a callable |
-    | `noise` | 0.0 | probability of noisy documents where the reset names none |
+    | `reward` | "f1" | see "Reward" |
+    | `curriculum` | "exponential" | from progress to noise: a name, a `Curriculum` or a function |
+    | `noise` | None | probability of noisy documents where a reset names neither it nor progress |
+    | `group_size` | 1 | so many episodes in a row share question and noise stream |
     | `max_action_length` | 8192 | characters beyond which an action is malformed |
     | `max_document_length` | 2048 | characters at which a document is clipped |
-    | `render_mode` | None | "ansi": `render()` returns the transcript |
+    | `render_mode` | None | "ansi": a text, "html": a page, "human": panels in the terminal |
 
-    Records, and the lines of a JSONL file, are mappings with `question` and `answers` (or
-    `golden_answers`), and perhaps `id`, `data_source` and `num_hops`. They make up one set that
-    every split stands for; MiniWiki's three splits share no entity.
+    Questions by name are "miniwiki" and "miniwiki-hard", whose three splits share no entity, and
+    the public sets "nq", "triviaqa", "popqa", "hotpotqa", "2wiki", "musique" and "bamboogle",
+    which the library `datasets` fetches at the first reset (`QuestionSetError` if it cannot).
+    Records, the lines of a JSONL file and the rows of a parquet file are mappings with `question`
+    and `answers` (or `golden_answers`), and perhaps `id`, `data_source` and `num_hops`. They make
+    up one set that every split stands for.
+
+    Curricula by name are "exponential" (the paper's, from 0 to 0.5), "linear", "step",
+    "constant", "reversed" and "adaptive", which follows the recent share of exact matches; they
+    stand, with arguments, in `zs_env.search.curriculum`.
+
+    With `group_size` G a reset with a seed begins a group, G - 1 resets without one go on with
+    its question and noise stream, and `info["group"]` tells who belongs together.
 
     A failing engine raises `SearchEngineError` from `step`; the turn can then be tried again.
+
+    `get_state()` returns where the environment stands as plain data, and `set_state(state)` goes
+    back there, in this environment or in another one built alike: for tree search, and for tests.
+
+    The presets `ZeroSearch-NQ-v0`, `-TriviaQA-`, `-PopQA-`, `-HotpotQA-`, `-2Wiki-`, `-MuSiQue-`
+    and `-Bamboogle-v0` differ in `questions`, and all have `top_k` 5, `max_turns` 5 and the
+    prompt "zerosearch". PopQA and Bamboogle are test sets only, so `split` is "test" there. The
+    tiny simulator that ships with the package knows MiniWiki and nothing else: with a preset give
+    an `engine` that knows the world.
 
     ## Version History
 
@@ -138,14 +185,21 @@ class ZeroSearchEnv(gym.Env[str, str]):
     }
 
     def __init__(
-        self, *, render_mode: str | None = None, **settings: Unpack[SettingsArguments]
+        self,
+        *,
+        group_size: int = 1,
+        render_mode: str | None = None,
+        **settings: Unpack[SettingsArguments],
     ) -> None:
         """Check the arguments; questions and engine are loaded when first needed."""
-        self.render_mode = check_render_mode(render_mode)
+        self.group_size = check_group_size(group_size)
+        self.render_mode = check_render_mode(render_mode, RENDER_MODES)
         self._factory = EpisodeFactory(Settings(**settings))
         self._episode: Episode | None = None
+        self._key = 0
+        self._num_begun = 0  # episodes of the present group
         rules = self._factory.rules
-        self.metadata = type(self).metadata | self._factory.metadata()  # type: ignore[misc]
+        self.metadata = type(self).metadata | self._factory.metadata(group_size)  # type: ignore[misc]
         self.action_space = UnicodeText(rules.max_action_length)
         self.observation_space = UnicodeText(rules.max_observation_length)
 
@@ -159,8 +213,13 @@ class ZeroSearchEnv(gym.Env[str, str]):
         """
         start = self._factory.read_options(options)
         super().reset(seed=seed)
-        self._episode = self._factory.start(int(self.np_random.integers(KEY_LIMIT)), start)
-        return self._episode.prompt, self._episode.reset_info()
+        if seed is not None or self._num_begun % self.group_size == 0:
+            self._key, self._num_begun = int(self.np_random.integers(KEY_LIMIT)), 0
+        self._num_begun += 1
+        self._episode = episode = self._factory.start(self._key, start)
+        if self.render_mode == "human":
+            print_panels(episode.transcript)
+        return episode.prompt, episode.reset_info()
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Take one turn.
@@ -173,31 +232,50 @@ class ZeroSearchEnv(gym.Env[str, str]):
         episode = self._episode
         if episode is None or episode.stop_reason is not None:
             raise ResetNeeded("`step` must follow `reset`, and not the end of an episode")
+        outcome = self._play(episode, action)
+        if outcome.terminated or outcome.truncated:
+            self._factory.count(outcome.info)
+        if self.render_mode == "human":
+            print_panels(episode.last_messages)
+        return outcome
+
+    def _play(self, episode: Episode, action: str) -> Outcome:
         request = episode.begin_turn(action)
         if request is None:
             return episode.end_turn()
         [documents] = search_all(make_engine(self._factory.settings.engine), [request])
         return episode.end_turn(documents)
 
+    @property
+    def transcript(self) -> list[Message]:
+        """Who wrote what in this episode so far; empty before the first reset."""
+        return self._episode.transcript if self._episode else []
+
     def render(self) -> str | None:
-        """Return the transcript in mode "ansi", and None without a mode."""
-        if self.render_mode is None or self._episode is None:
+        """Return the transcript as a text ("ansi") or a page ("html").
+
+        None without a mode, and with "human", which prints each turn when it happens.
+        """
+        if self.render_mode is None or self.render_mode == "human":
             return None
-        return render_transcript(self._episode.transcript)
+        return RENDERERS[self.render_mode](self.transcript)
 
+    def get_state(self) -> dict[str, Any]:
+        """Return where the environment stands: dicts, lists, texts, numbers and None.
 
-def render_transcript(transcript: list[Message]) -> str:
-    """Return a transcript as plain text: who wrote what, one block a message."""
-    return "\n".join(f"[{role}]\n{text.rstrip()}\n" for role, text in transcript)
+        All that decides what comes next is in it, but for what an adaptive curriculum learned.
+        """
+        return {
+            "episode": None if self._episode is None else self._episode.get_state(),
+            "random": self.np_random.bit_generator.state,
+            "key": self._key,
+            "num_begun": self._num_begun,
+        }
 
-
-def check_render_mode(render_mode: str | None) -> str | None:
-    """Return `render_mode`.
-
-    Raises:
-        ValueError: If it is unknown.
-    """
-    if render_mode is not None and render_mode not in RENDER_MODES:
-        known = ", ".join(RENDER_MODES)
-        raise ValueError(f"`render_mode` must be None or one of {known}, got {render_mode!r}")
-    return render_mode
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go to where an environment with the same arguments stood when it gave `state`."""
+        self.np_random, _ = seeding.np_random(0)
+        self.np_random.bit_generator.state = state["random"]
+        self._key, self._num_begun = state["key"], state["num_begun"]
+        episode = state["episode"]
+        self._episode = episode and Episode.from_state(episode, self._factory.rules)

@@ -12,19 +12,20 @@ search engine on its behalf, and hand it the documents.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field, replace
 from enum import StrEnum
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 from zs_env.random import derive, uniform
 from zs_env.search.engine import Document, SearchRequest
-from zs_env.search.neutralise import neutralise_document
+from zs_env.search.neutralise import neutralise_documents
 from zs_env.task.actions import Action, ActionKind, malformed, parse
 from zs_env.task.prompts import PLACEHOLDER, PROMPTS, fill
 from zs_env.task.questions import Question
-from zs_env.task.rewards import RewardFunction, exact_match, token_f1
+from zs_env.task.reward_terms import AnswerGrade, RewardTerm, Turn
+from zs_env.task.rewards import exact_match, token_f1
 
 MAX_QUESTION_LENGTH: Final = 4096
 MAX_TITLE_LENGTH: Final = 200
@@ -62,7 +63,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         observation: What the agent reads next; empty after its final answer.
-        reward: The turn's reward: that of the answer, 0 for every other turn.
+        reward: The turn's reward.
         terminated: Whether the agent answered.
         truncated: Whether the turns ran out; never together with `terminated`.
         info: The chapter "Information" of `ZeroSearchEnv` lists it.
@@ -83,7 +84,7 @@ class Rules:
         prompt: Template of the first observation; holds `{question}`.
         top_k: Documents a search brings, at least 1.
         max_turns: Actions an episode lasts at most, at least 1.
-        reward: From (answer, golden answers) to the reward of answering so.
+        reward: What a turn is worth.
         max_action_length: Characters of the longest action that is read at all.
         max_document_length: Characters at which a document is clipped.
     """
@@ -91,7 +92,7 @@ class Rules:
     prompt: str = PROMPTS["miniwiki"]
     top_k: int = 3
     max_turns: int = 6
-    reward: RewardFunction = token_f1
+    reward: RewardTerm = field(default_factory=AnswerGrade)
     max_action_length: int = 8192
     max_document_length: int = 2048
 
@@ -101,6 +102,29 @@ class Rules:
         prompt = len(self.prompt) + self.prompt.count(PLACEHOLDER) * MAX_QUESTION_LENGTH
         document = self.max_document_length + MAX_TITLE_LENGTH + _LAYOUT_LENGTH
         return max(prompt, self.top_k * document + _LAYOUT_LENGTH, _MAX_ERROR_LENGTH)
+
+
+class _Played(NamedTuple):
+    """One turn that is over; what the agent read after it can be written again from this."""
+
+    action: Action
+    shown: tuple[Document, ...]
+    searched: bool
+
+    @property
+    def observation(self) -> str:
+        """What the agent reads after the action; nothing where nobody would read it."""
+        if self.searched:
+            return render_documents(self.shown)
+        if self.action.kind is ActionKind.MALFORMED:
+            return f"{self.action.error}\n"
+        return ""
+
+    @property
+    def messages(self) -> list[Message]:
+        """What the turn adds to the transcript."""
+        answer = [Message(Role.ENVIRONMENT, text)] if (text := self.observation) else []
+        return [Message(Role.AGENT, self.action.text), *answer]
 
 
 class Episode:
@@ -120,7 +144,7 @@ class Episode:
     def __init__(
         self, question: Question, rules: Rules, noise: float = 0.0, noise_seed: int = 0
     ) -> None:
-        """Begin at turn 0, with the prompt as the only part of the transcript."""
+        """Begin at turn 0, before the agent's first action."""
         if len(question.text) > MAX_QUESTION_LENGTH:
             raise ValueError(
                 f"`question` must be at most {MAX_QUESTION_LENGTH} characters long, "
@@ -135,7 +159,7 @@ class Episode:
         self.num_searches = 0
         self.stop_reason: StopReason | None = None
         self.prompt = fill(rules.prompt, question.text)
-        self.transcript = [Message(Role.ENVIRONMENT, self.prompt)]
+        self._played: list[_Played] = []
         self._action: Action | None = None
         self._request: SearchRequest | None = None
 
@@ -202,44 +226,50 @@ class Episode:
         if action is None:
             raise RuntimeError("`end_turn` must follow `begin_turn`")
         shown = () if request is None else self._neutralise(documents)
-        observation = _observe(action, shown, searched=request is not None)
-        self._advance(action, searched=request is not None, observation=observation)
-        info = self._step_info(action, request, shown)
+        played = _Played(action, shown, request is not None)
+        self._advance(played)
+        observation = played.observation
+        info = self._step_info(played, noisy=request is not None and request.noisy)
         if self.stop_reason is not None:
             info |= self._final_info(action)
-        answered = self.stop_reason is StopReason.ANSWERED
         return Outcome(
-            observation=observation,
-            reward=float(self._reward(action)) if answered else 0.0,
-            terminated=answered,
-            truncated=self.stop_reason is StopReason.MAX_TURNS,
-            info=info,
+            observation,
+            self._reward(played, observation),
+            self.stop_reason is StopReason.ANSWERED,
+            self.stop_reason is StopReason.MAX_TURNS,
+            info,
         )
 
     def _neutralise(self, documents: Sequence[Document]) -> tuple[Document, ...]:
-        limit = self.rules.max_document_length
-        kept = documents[: self.rules.top_k]
-        return tuple([neutralise_document(doc, limit, MAX_TITLE_LENGTH) for doc in kept])
+        rules = self.rules
+        kept = documents[: rules.top_k]
+        return neutralise_documents(kept, rules.max_document_length, MAX_TITLE_LENGTH)
 
-    def _advance(self, action: Action, *, searched: bool, observation: str) -> None:
+    def _advance(self, played: _Played) -> None:
         """Move on to the next turn, or end."""
         self._action = self._request = None
+        self._played.append(played)
         self.turn += 1
-        self.num_searches += searched
-        self.transcript.append(Message(Role.AGENT, action.text))
-        if observation:
-            self.transcript.append(Message(Role.ENVIRONMENT, observation))
-        if action.kind is ActionKind.ANSWER:
+        self.num_searches += played.searched
+        if played.action.kind is ActionKind.ANSWER:
             self.stop_reason = StopReason.ANSWERED
         elif self.turn >= self.rules.max_turns:
             self.stop_reason = StopReason.MAX_TURNS
 
-    def _reward(self, action: Action) -> float:
-        return self.rules.reward(action.content, self.question.golden_answers)
+    def _reward(self, played: _Played, observation: str) -> float:
+        turn = Turn(
+            played.action,
+            self.question.golden_answers,
+            observation,
+            self.turn,
+            played.searched,
+            self.num_searches,
+            self.stop_reason is not None,
+        )
+        return float(self.rules.reward(turn))
 
-    def _step_info(
-        self, action: Action, request: SearchRequest | None, shown: tuple[Document, ...]
-    ) -> dict[str, Any]:
+    def _step_info(self, played: _Played, *, noisy: bool) -> dict[str, Any]:
+        action = played.action
         return {
             "question_id": self.question.id,
             "data_source": self.question.data_source,
@@ -247,8 +277,8 @@ class Episode:
             "turn": self.turn,
             "action": action.kind.value,
             "query": action.content if action.kind is ActionKind.SEARCH else "",
-            "documents": shown,
-            "noisy": request is not None and request.noisy,
+            "documents": played.shown,
+            "noisy": noisy,
             "noise": self.noise,
             "num_searches": self.num_searches,
         }
@@ -265,6 +295,60 @@ class Episode:
             "stop_reason": self.stop_reason,
         }
 
+    @property
+    def transcript(self) -> list[Message]:
+        """Who wrote what so far: the prompt, then every action and what followed it, if anything.
+
+        Written anew each time: kept texts would be most of an episode's memory.
+        """
+        turns = (message for played in self._played for message in played.messages)
+        return [Message(Role.ENVIRONMENT, self.prompt), *turns]
+
+    @property
+    def last_messages(self) -> list[Message]:
+        """What the last turn added to the transcript; the prompt if there was none."""
+        return self._played[-1].messages if self._played else self.transcript
+
+    def get_state(self) -> dict[str, Any]:
+        """Return where the episode stands: dicts, lists, texts, numbers and None, for any codec.
+
+        A turn that has begun and not ended is not part of it.
+        """
+        return {
+            "question": asdict(self.question),
+            "max_turns": self.rules.max_turns,
+            "noise": self.noise,
+            "noise_seed": self.noise_seed,
+            "stop_reason": None if self.stop_reason is None else self.stop_reason.value,
+            "played": [
+                {
+                    "action": [str(part) for part in played.action],
+                    "documents": [list(astuple(document)) for document in played.shown],
+                    "searched": played.searched,
+                }
+                for played in self._played
+            ],
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], rules: Rules) -> Episode:
+        """Return an episode that goes on from where another one stood.
+
+        Args:
+            state: What `get_state` returned.
+            rules: The rules of that episode, but for `max_turns`, which the state knows.
+        """
+        answers = tuple(state["question"]["golden_answers"])
+        question = Question(**{**state["question"], "golden_answers": answers})
+        rules = replace(rules, max_turns=state["max_turns"])
+        episode = cls(question, rules, state["noise"], state["noise_seed"])
+        for played in state["played"]:
+            kind, *texts = played["action"]
+            shown = tuple(Document(*parts) for parts in played["documents"])
+            action = Action(ActionKind(kind), *texts)
+            episode._advance(_Played(action, shown, played["searched"]))
+        return episode
+
 
 def render_documents(documents: Sequence[Document]) -> str:
     r"""Return the block in which an agent reads documents.
@@ -273,22 +357,12 @@ def render_documents(documents: Sequence[Document]) -> str:
         >>> render_documents([Document("It is red."), Document("It is far.", title="Mars")])
         '<information>Doc 1: It is red.\nDoc 2(Title: Mars) It is far.</information>\n'
     """
-    lines = [
-        f"Doc {number}(Title: {document.title}) {document.text}"
-        if document.title
-        else f"Doc {number}: {document.text}"
-        for number, document in enumerate(documents, start=1)
-    ]
-    return "<information>" + "\n".join(lines) + "</information>\n"
-
-
-def _observe(action: Action, shown: Sequence[Document], *, searched: bool) -> str:
-    """Return what the agent reads after an action; nothing where nobody would read it."""
-    if searched:
-        return render_documents(shown)
-    if action.kind is ActionKind.MALFORMED:
-        return f"{action.error}\n"
-    return ""
+    pieces = ["<information>"]
+    for number, document in enumerate(documents, start=1):
+        title = f"(Title: {document.title}) " if document.title else ": "
+        pieces += ("\nDoc " if number > 1 else "Doc ", str(number), title, document.text)
+    pieces.append("</information>\n")
+    return "".join(pieces)
 
 
 def _group_id(question: Question, noise_seed: int) -> int:

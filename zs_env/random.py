@@ -21,19 +21,15 @@ _FACTOR_1: Final = 0xBF58476D1CE4E5B9
 _FACTOR_2: Final = 0x94D049BB133111EB
 
 
-def _mix(value: int) -> int:
-    """Return SplitMix64's finaliser of `value` modulo 2**64: a bijection that spreads all bits."""
-    value &= _MASK
-    value = ((value ^ (value >> 30)) * _FACTOR_1) & _MASK
-    value = ((value ^ (value >> 27)) * _FACTOR_2) & _MASK
-    return value ^ (value >> 31)
-
-
 def _hash(seed: int, counters: tuple[int, ...]) -> int:
     """Return 64 random bits for the draw named by `seed` and `counters`."""
-    state = _mix(seed + _GAMMA)
-    for counter in counters:
-        state = _mix(state + (counter + 1) * _GAMMA)
+    state = seed
+    for counter in (0, *counters):
+        # SplitMix64's finaliser modulo 2**64: a bijection that spreads all bits.
+        state = (state + (counter + 1) * _GAMMA) & _MASK
+        state = ((state ^ (state >> 30)) * _FACTOR_1) & _MASK
+        state = ((state ^ (state >> 27)) * _FACTOR_2) & _MASK
+        state ^= state >> 31
     return state
 
 
@@ -82,7 +78,7 @@ def uniforms(keys: NDArray[np.uint64] | NDArray[np.int64], num: int) -> NDArray[
 
 
 def _mix_array(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return `_mix` of every element; unsigned array arithmetic wraps modulo 2**64 by itself."""
+    """Return the finaliser of every element; unsigned array arithmetic wraps by itself."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(_FACTOR_1)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(_FACTOR_2)
     return values ^ (values >> np.uint64(31))

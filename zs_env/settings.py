@@ -14,6 +14,7 @@ from typing import Any, Final, TypedDict, TypeVar
 
 from zs_env.episode import Episode, Rules
 from zs_env.random import derive
+from zs_env.search.curriculum import CurriculumSource, make_curriculum
 from zs_env.search.engine import SearchEngine
 from zs_env.search.registry import check_engine
 from zs_env.task.actions import GRAMMAR, STOPS
@@ -26,7 +27,7 @@ from zs_env.task.question_sets import (
     make_question,
 )
 from zs_env.task.questions import Question
-from zs_env.task.rewards import RewardFunction, make_reward
+from zs_env.task.reward_terms import RewardSource, make_reward
 
 _T = TypeVar("_T")
 
@@ -48,8 +49,9 @@ class SettingsArguments(TypedDict, total=False):
     top_k: int
     max_turns: int
     prompt: str
-    reward: str | RewardFunction
-    noise: float
+    reward: RewardSource
+    curriculum: CurriculumSource
+    noise: float | None
     max_action_length: int
     max_document_length: int
 
@@ -60,7 +62,7 @@ class Settings:
 
     Raises:
         ValueError: If one is out of its range, or a name is unknown.
-        TypeError: If `engine` is an object without a `search` method.
+        TypeError: If `engine`, `reward` or `curriculum` is an object that cannot be one.
     """
 
     questions: QuestionSource = "miniwiki"
@@ -69,8 +71,9 @@ class Settings:
     top_k: int = _RULES.top_k
     max_turns: int = _RULES.max_turns
     prompt: str = "miniwiki"
-    reward: str | RewardFunction = "f1"
-    noise: float = 0.0
+    reward: RewardSource = "f1"
+    curriculum: CurriculumSource = "exponential"
+    noise: float | None = None
     max_action_length: int = _RULES.max_action_length
     max_document_length: int = _RULES.max_document_length
 
@@ -78,7 +81,8 @@ class Settings:
         """Check what `rules` and the question set do not check."""
         check_engine(self.engine)
         _check_split(self.split)
-        _check_noise(self.noise)
+        _optional(_check_noise, self.noise)
+        make_curriculum(self.curriculum)
         for name in ("top_k", "max_turns", "max_action_length", "max_document_length"):
             _check_count(name, getattr(self, name), minimum=1)
 
@@ -100,6 +104,7 @@ class ResetOptions:
 
     Attributes:
         noise: Probability of noisy documents.
+        progress: How far training is, in [0, 1], for the curriculum to choose the probability.
         question: The question to ask, instead of a random one.
         max_turns: Actions the episode lasts at most.
         noise_seed: Key of the noise draws, instead of a random one.
@@ -107,6 +112,7 @@ class ResetOptions:
     """
 
     noise: float | None = None
+    progress: float | None = None
     question: Question | None = None
     max_turns: int | None = None
     noise_seed: int | None = None
@@ -130,6 +136,7 @@ class EpisodeFactory:
         """Resolve all names but the engine's; load nothing."""
         self.settings = settings
         self.rules = settings.rules()
+        self.curriculum = make_curriculum(settings.curriculum)
         self._questions = QuestionSet(settings.questions)
 
     def metadata(self, group_size: int = 1) -> dict[str, Any]:
@@ -149,8 +156,13 @@ class EpisodeFactory:
         """
         options = options or {}
         check_option_names(options)
+        if options.get("noise") is not None and options.get("progress") is not None:
+            raise ValueError(
+                f"`progress` must not be given together with `noise`, got {options['progress']!r}"
+            )
         return ResetOptions(
             noise=_optional(_check_noise, options.get("noise")),
+            progress=_optional(_check_progress, options.get("progress")),
             question=_optional(self._find_question, options.get("question")),
             max_turns=_optional(_check_max_turns, options.get("max_turns")),
             noise_seed=_optional(_check_noise_seed, options.get("noise_seed")),
@@ -173,11 +185,23 @@ class EpisodeFactory:
         if options.max_turns is not None:
             rules = replace(rules, max_turns=options.max_turns)
         question = options.question or self._draw_question(key, options.split or settings.split)
-        noise = settings.noise if options.noise is None else options.noise
         noise_seed = options.noise_seed
         if noise_seed is None:
             noise_seed = derive(key, _NOISE_SEED)
-        return Episode(question, rules, noise, noise_seed)
+        return Episode(question, rules, self._noise(options), noise_seed)
+
+    def _noise(self, options: ResetOptions) -> float:
+        """Return the probability of noise: the option's, the constructor's or the curriculum's."""
+        if options.noise is not None:
+            return options.noise
+        if options.progress is None and self.settings.noise is not None:
+            return self.settings.noise
+        return self.curriculum(options.progress or 0.0)
+
+    def count(self, info: Mapping[str, Any]) -> None:
+        """Let the curriculum learn from the info of a turn, if that turn ended an episode."""
+        if "exact_match" in info:
+            self.curriculum = self.curriculum.after(info["exact_match"])
 
     def _draw_question(self, key: int, split: str) -> Question:
         questions = self._questions.split(split)
@@ -196,6 +220,15 @@ def check_option_names(options: Mapping[str, Any]) -> None:
             raise ValueError(f"`options` must be among {known}, got {name!r}")
 
 
+def check_group_size(value: Any) -> int:
+    """Return `value`.
+
+    Raises:
+        ValueError: If it is not a count of at least 1.
+    """
+    return _check_count("group_size", value, minimum=1)
+
+
 def _optional(check: Callable[[Any], _T], value: Any) -> _T | None:
     """Return the checked value, or None where there is none."""
     return None if value is None else check(value)
@@ -205,6 +238,13 @@ def _check_noise(value: Any) -> float:
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not 0.0 <= float(value) <= 1.0:
         raise ValueError(f"`noise` must be a probability in [0, 1], got {value!r}")
+    return float(value)
+
+
+def _check_progress(value: Any) -> float:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0.0 <= float(value) <= 1.0:
+        raise ValueError(f"`progress` must be a number in [0, 1], got {value!r}")
     return float(value)
 
 

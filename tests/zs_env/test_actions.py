@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zs_env.task.actions import GRAMMAR, STOPS, TAGS, Action, ActionGrammar, ActionKind, parse
+from zs_env.task.actions import (
+    GRAMMAR,
+    STOPS,
+    TAGS,
+    Action,
+    ActionGrammar,
+    ActionKind,
+    _parse_tags,
+    parse,
+)
 
 pieces = st.sampled_from(
     [f"<{slash}{tag}>" for slash in ("", "/") for tag in TAGS]
@@ -103,6 +112,12 @@ def test_parsing_never_raises_and_keeps_its_promises(text):
         assert action.content == action.content.strip() != ""
         assert action.text.endswith(f"</{action.kind}>")
         assert action.text.endswith(STOPS)
+
+
+@settings(max_examples=1000)
+@given(texts)
+def test_short_cut_for_plain_texts_reads_what_the_whole_grammar_reads(text):
+    assert parse(text) == _parse_tags(text)
 
 
 @settings(max_examples=1000)

@@ -11,6 +11,7 @@ from zs_env.random import derive
 from zs_env.search.engine import Document
 from zs_env.task.actions import TAGS
 from zs_env.task.questions import Question
+from zs_env.task.reward_terms import make_reward
 from zs_env.task.rewards import token_f1
 
 QUESTION = Question("q1", "Which planet is red?", ("Mars", "the planet Mars"), "sky")
@@ -82,7 +83,7 @@ def test_reward_function_is_called_with_answer_and_golden_answers():
         seen.append((answer, golden_answers))
         return 7
 
-    outcome = play(Episode(QUESTION, Rules(reward=reward)), "<answer>x</answer>")
+    outcome = play(Episode(QUESTION, Rules(reward=make_reward(reward))), "<answer>x</answer>")
     assert outcome.reward == 7.0
     assert isinstance(outcome.reward, float)
     assert seen == [("x", QUESTION.golden_answers)]

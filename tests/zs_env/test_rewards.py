@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zs_env.task.rewards import (
-    REWARDS,
+    GRADES,
     exact_match,
-    make_reward,
     normalise,
     substring_match,
     token_f1,
@@ -94,8 +93,8 @@ def test_grades_are_bounded_and_ordered(answer, golden):
 
 @given(answers)
 def test_answer_matches_itself(answer):
-    for reward in REWARDS.values():
-        assert reward(answer, [answer]) == 1.0
+    for grade in GRADES.values():
+        assert grade(answer, [answer]) == 1.0
 
 
 @given(answers, answers)
@@ -104,14 +103,3 @@ def test_f1_is_symmetric_and_blind_to_word_order(left, right):
     words = normalise(left).split()
     if Counter(normalise(" ".join(reversed(words))).split()) == Counter(words):
         assert token_f1(" ".join(reversed(words)), [left]) == 1.0
-
-
-def test_make_reward_takes_names_paths_and_callables():
-    assert make_reward("f1") is token_f1
-    assert make_reward("zs_env.task.rewards:exact_match") is exact_match
-    assert make_reward(exact_match) is exact_match
-
-
-def test_make_reward_refuses_unknown_names():
-    with pytest.raises(ValueError, match=r"`reward` must be f1, em, sub_em.*got 'bleu'"):
-        make_reward("bleu")

@@ -55,6 +55,8 @@ STOPS: Final = ("</search>", "</answer>")
 
 _KINDS: Final = {SEARCH: ActionKind.SEARCH, ANSWER: ActionKind.ANSWER}
 _TAG: Final = re.compile("<(/?)(think|search|answer|information)>")
+# A thought without tags and then an action without tags: what nearly every text is, in one match.
+_PLAIN: Final = re.compile(r"(?:\s*+<think>[^<]*+</think>)?\s*+<(search|answer)>([^<]*+)</\1>")
 
 
 def parse(text: str) -> Action:
@@ -68,6 +70,13 @@ def parse(text: str) -> Action:
         >>> parse("<search></search>").error
         'Invalid action: the <search> is empty.'
     """
+    if plain := _PLAIN.match(text):
+        return _complete(_KINDS[plain[1]], plain[2].strip(), plain[0])
+    return _parse_tags(text)
+
+
+def _parse_tags(text: str) -> Action:
+    """Return the action of any text, tag by tag."""
     content_starts: dict[str, int] = {}
     position = 0
     thought_may_close = True

@@ -1,48 +1,64 @@
-"""Sets of questions: the built-in ones by name, a JSONL file, or records in memory.
+"""Sets of questions: built-in and public ones by name, a local file, or records in memory.
 
-Nothing is read or generated before the first question is asked for, so that an environment can
-be built anywhere at no cost.
+Nothing is read, generated or downloaded before the first question is asked for, so that an
+environment can be built anywhere at no cost.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
+from zs_env.task.public_sets import PUBLIC_SETS, PublicSet
 from zs_env.task.questions import Question
 
 SPLITS: Final = ("train", "validation", "test")
-NAMES: Final = ("miniwiki", "miniwiki-hard")
+MINIWIKI_NAMES: Final = ("miniwiki", "miniwiki-hard")
+NAMES: Final = (*MINIWIKI_NAMES, *PUBLIC_SETS)
 
 QuestionRecord: TypeAlias = Question | Mapping[str, object]
 QuestionSource: TypeAlias = str | Path | Sequence[QuestionRecord]
+
+# What reads parquet files and the hub needs libraries that this package does without, so it is
+# named here and imported when it is used.
+_READERS: Final = "zs_env.readers"
+
+
+class QuestionSetError(OSError):
+    """The world outside failed: a question set could not be fetched."""
 
 
 class QuestionSet:
     """Questions by split and by id, loaded when first needed.
 
-    A built-in set has three splits that share no entity. A file or a sequence of records is one
-    set, which every split stands for.
+    A named set has splits that share no question; MiniWiki's three share no entity either. A
+    file or a sequence of records is one set, which every split stands for.
 
     Args:
-        source: "miniwiki", "miniwiki-hard", the path of a JSONL file, or records (`Question`s or
-            mappings that hold `question`, `answers` or `golden_answers`, and perhaps `id`,
-            `data_source` and `num_hops`).
+        source: A name (one of `NAMES`), the path of a JSONL or parquet file, or records
+            (`Question`s or mappings that hold `question`, `answers` or `golden_answers`, and
+            perhaps `id`, `data_source` and `num_hops`).
 
     Raises:
         ValueError: If the source is none of these, or a record is incomplete.
     """
 
     def __init__(self, source: QuestionSource) -> None:
-        """Check the source; records are read now, files and built-in sets later."""
+        """Check the source; records are read now, files and named sets later."""
         self._source: str | Path | tuple[Question, ...] = _check_source(source)
         self._splits: dict[str, tuple[Question, ...]] = {}
         self._by_id: dict[str, Question] = {}
 
     def split(self, name: str) -> tuple[Question, ...]:
-        """Return the questions of one split, in a fixed order; never empty."""
+        """Return the questions of one split, in a fixed order; never empty.
+
+        Raises:
+            ValueError: If a public set has no such split.
+            QuestionSetError: If a public set cannot be fetched.
+        """
         key = name if isinstance(self._source, str) else "all"
         if key not in self._splits:
             self._splits[key] = self._load(key)
@@ -55,7 +71,7 @@ class QuestionSet:
             ValueError: If there is none.
         """
         if not self._by_id:
-            self._by_id = {question.id: question for s in SPLITS for question in self.split(s)}
+            self._by_id = {question.id: question for question in self._all()}
         if question_id not in self._by_id:
             raise ValueError(
                 f"`question` must be the id of one of {len(self._by_id)} questions, "
@@ -63,11 +79,18 @@ class QuestionSet:
             )
         return self._by_id[question_id]
 
+    def _all(self) -> Iterator[Question]:
+        public = PUBLIC_SETS.get(self._source) if isinstance(self._source, str) else None
+        for name in SPLITS if public is None else public.files:
+            yield from self.split(name)
+
     def _load(self, key: str) -> tuple[Question, ...]:
         if isinstance(self._source, tuple):
             return self._source
         if isinstance(self._source, Path):
-            return read_jsonl(self._source)
+            return _read_file(self._source)
+        if self._source in PUBLIC_SETS:
+            return _read_public_set(PUBLIC_SETS[self._source], key)
         from zs_env.task.miniwiki import default_world
 
         return default_world().questions(key, hard=self._source == "miniwiki-hard")
@@ -86,9 +109,27 @@ def _check_source(source: QuestionSource) -> str | Path | tuple[Question, ...]:
             return Path(source)
         known = ", ".join(NAMES)
         raise ValueError(
-            f"`questions` must be {known}, an existing JSONL file or records, got {source!r}"
+            f"`questions` must be {known}, an existing JSONL or parquet file, or records, "
+            f"got {source!r}"
         )
-    return _distinct("`questions`", (make_question(r, str(i)) for i, r in enumerate(source)))
+    return distinct("`questions`", (make_question(r, str(i)) for i, r in enumerate(source)))
+
+
+def _read_public_set(public: PublicSet, split: str) -> tuple[Question, ...]:
+    if split not in public.files:
+        known = ", ".join(public.files)
+        raise ValueError(
+            f"`split` must be one of {known} for questions={public.name!r}, got {split!r}"
+        )
+    questions: tuple[Question, ...] = import_module(_READERS).read_public_set(public, split)
+    return questions
+
+
+def _read_file(path: Path) -> tuple[Question, ...]:
+    if path.suffix == ".parquet":
+        questions: tuple[Question, ...] = import_module(_READERS).read_parquet(path)
+        return questions
+    return read_jsonl(path)
 
 
 def read_jsonl(path: Path) -> tuple[Question, ...]:
@@ -97,21 +138,38 @@ def read_jsonl(path: Path) -> tuple[Question, ...]:
     Raises:
         ValueError: If a line is not a question; the message names file and line.
     """
-    questions = []
     with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-                questions.append(make_question(record, str(number), path.stem))
-            except ValueError as error:
-                raise ValueError(f"{path}:{number}: {error}") from error
-    return _distinct(str(path), questions)
+        numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+        return distinct(str(path), read_records(str(path), path.stem, numbered))
 
 
-def _distinct(name: str, questions: Iterable[Question]) -> tuple[Question, ...]:
+def read_records(
+    name: str, data_source: str, numbered: Iterable[tuple[int, Any]]
+) -> Iterator[Question]:
+    """Yield the questions that numbered records, or lines of JSON, describe.
+
+    Args:
+        name: What the numbers count in, for messages.
+        data_source: Data source of records that name none.
+        numbered: Pairs of number and record; the number is the id of a record that has none.
+
+    Raises:
+        ValueError: If one is not a question; the message names it by its number.
+    """
+    for number, record in numbered:
+        try:
+            record = json.loads(record) if isinstance(record, str) else record
+            yield make_question(record, str(number), data_source)
+        except ValueError as error:
+            raise ValueError(f"{name}:{number}: {error}") from error
+
+
+def distinct(name: str, questions: Iterable[Question]) -> tuple[Question, ...]:
     """Return the questions as a tuple.
+
+    Args:
+        name: Where they come from, for messages.
+        questions: Any number of questions.
 
     Raises:
         ValueError: If there are none, or two share an id.
@@ -148,11 +206,12 @@ def make_question(record: QuestionRecord, default_id: str, data_source: str = "c
     num_hops = record.get("num_hops")
     if not (num_hops is None or isinstance(num_hops, int)):
         raise ValueError(f"`num_hops` of a question must be an integer or None, got {num_hops!r}")
+    identifier, source = record.get("id"), record.get("data_source")
     return Question(
-        id=str(record.get("id", default_id)),
+        id=default_id if identifier is None else str(identifier),
         text=text,
         golden_answers=_golden_answers(record),
-        data_source=str(record.get("data_source", data_source)),
+        data_source=data_source if source is None else str(source),
         num_hops=num_hops,
     )
 
@@ -163,13 +222,13 @@ def _golden_answers(record: Mapping[str, object]) -> tuple[str, ...]:
     Raises:
         ValueError: If they are missing, empty, or not texts.
     """
-    answers = record.get("golden_answers", record.get("answers"))
+    given = record.get("golden_answers")
+    answers = record.get("answers") if given is None else given
     if isinstance(answers, str):
         answers = (answers,)
-    if (
-        not isinstance(answers, Sequence)
-        or not answers
-        or not all(isinstance(answer, str) and answer for answer in answers)
-    ):
+    texts = answers if isinstance(answers, Sequence) else ()
+    # Public sets hold a blank alias here and there; a question needs one answer that is not.
+    kept = tuple(text for text in texts if not isinstance(text, str) or text.strip())
+    if not kept or not all(isinstance(text, str) for text in kept):
         raise ValueError(f"`answers` of a question must be one or more texts, got {answers!r}")
-    return tuple(answers)
+    return kept

@@ -13,10 +13,9 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Final, TypeAlias
 
-RewardFunction: TypeAlias = Callable[[str, Sequence[str]], float]
+GradeFunction: TypeAlias = Callable[[str, Sequence[str]], float]
 
 _ARTICLES: Final = re.compile(r"\b(a|an|the)\b")
 _ASCII_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
@@ -91,31 +90,8 @@ def substring_match(answer: str, golden_answers: Sequence[str]) -> float:
     return float(any(golden in normalised if golden else not normalised for golden in candidates))
 
 
-REWARDS: Final[dict[str, RewardFunction]] = {
+GRADES: Final[dict[str, GradeFunction]] = {
     "f1": token_f1,
     "em": exact_match,
     "sub_em": substring_match,
 }
-
-
-def make_reward(reward: str | RewardFunction) -> RewardFunction:
-    """Return the reward function that `reward` names.
-
-    Args:
-        reward: A key of `REWARDS`, an import path `"package.module:function"`, or the function
-            itself, from (answer, golden answers) to a number.
-
-    Raises:
-        ValueError: If the name is unknown.
-        ImportError: If the module of an import path cannot be imported.
-    """
-    if callable(reward):
-        return reward
-    if reward in REWARDS:
-        return REWARDS[reward]
-    module, separator, name = reward.partition(":")
-    if not separator:
-        known = ", ".join(REWARDS)
-        raise ValueError(f"`reward` must be {known}, module:function or a callable, got {reward!r}")
-    function: RewardFunction = getattr(import_module(module), name)
-    return function
