@@ -16,22 +16,39 @@ class EnvironmentSpec:
     Attributes:
         id: The id, with its version.
         entry_point: "module:class" of the single environment.
-        vector_entry_point: "module:class" of the native vector environment.
+        vector_entry_point: "module:class" of the native vector environment, or None.
         kwargs: Constructor arguments by which it differs from the class's defaults.
     """
 
     id: str
     entry_point: str
-    vector_entry_point: str
+    vector_entry_point: str | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _text_spec(id: str, **kwargs: Any) -> EnvironmentSpec:
+    return EnvironmentSpec(
+        id, "zs_env.env:ZeroSearchEnv", "zs_env.vector_env:ZeroSearchVectorEnv", kwargs
+    )
+
+
+def _preset(name: str, questions: str, split: str = "train") -> EnvironmentSpec:
+    """Return the spec of a public data set, with the settings of the paper."""
+    paper = {"prompt": "zerosearch", "top_k": 5, "max_turns": 5}
+    return _text_spec(f"ZeroSearch-{name}-v0", questions=questions, split=split, **paper)
+
+
 SPECS: Final = (
-    EnvironmentSpec(
-        id="ZeroSearch-v0",
-        entry_point="zs_env.env:ZeroSearchEnv",
-        vector_entry_point="zs_env.vector_env:ZeroSearchVectorEnv",
-    ),
+    _text_spec("ZeroSearch-v0"),
+    _preset("NQ", "nq"),
+    _preset("TriviaQA", "triviaqa"),
+    _preset("PopQA", "popqa", split="test"),
+    _preset("HotpotQA", "hotpotqa"),
+    _preset("2Wiki", "2wiki"),
+    _preset("MuSiQue", "musique"),
+    _preset("Bamboogle", "bamboogle", split="test"),
+    EnvironmentSpec("ZeroSearchMacro-v0", "zs_env.macro_env:ZeroSearchMacroEnv"),
+    EnvironmentSpec("ZeroSearchToken-v0", "zs_env.token_env:ZeroSearchTokenEnv"),
 )
 
 

@@ -9,8 +9,8 @@ import gymnasium as gym
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 
-from zs_env.episode import Episode, Message, Outcome
-from zs_env.rendering import RENDERERS, check_render_mode, print_panels
+from zs_env.episode import Episode, Message, Outcome, Rules
+from zs_env.rendering import RENDERERS, RenderFrame, check_render_mode, print_panels
 from zs_env.search.registry import make_engine, search_all
 from zs_env.settings import (
     KEY_LIMIT,
@@ -23,7 +23,7 @@ from zs_env.spaces import UnicodeText
 from zs_env.task.actions import GRAMMAR, STOPS
 from zs_env.task.prompts import PROMPTS
 
-RENDER_MODES: Final = ("ansi", "human", "html")
+RENDER_MODES: Final = ("ansi", "human", "html", "rgb_array")
 
 
 class ZeroSearchEnv(gym.Env[str, str]):
@@ -143,7 +143,7 @@ class ZeroSearchEnv(gym.Env[str, str]):
     | `group_size` | 1 | so many episodes in a row share question and noise stream |
     | `max_action_length` | 8192 | characters beyond which an action is malformed |
     | `max_document_length` | 2048 | characters at which a document is clipped |
-    | `render_mode` | None | "ansi": a text, "html": a page, "human": panels in the terminal |
+    | `render_mode` | None | "human" (panels in the terminal), "ansi", "html" or "rgb_array" |
 
     Questions by name are "miniwiki" and "miniwiki-hard", whose three splits share no entity, and
     the public sets "nq", "triviaqa", "popqa", "hotpotqa", "2wiki", "musique" and "bamboogle",
@@ -247,12 +247,28 @@ class ZeroSearchEnv(gym.Env[str, str]):
         return episode.end_turn(documents)
 
     @property
+    def rules(self) -> Rules:
+        """What all episodes have in common."""
+        return self._factory.rules
+
+    @property
+    def episode(self) -> Episode:
+        """The episode that is going on, or was last.
+
+        Raises:
+            ResetNeeded: Before the first reset.
+        """
+        if self._episode is None:
+            raise ResetNeeded("there is no episode before the first `reset`")
+        return self._episode
+
+    @property
     def transcript(self) -> list[Message]:
         """Who wrote what in this episode so far; empty before the first reset."""
         return self._episode.transcript if self._episode else []
 
-    def render(self) -> str | None:
-        """Return the transcript as a text ("ansi") or a page ("html").
+    def render(self) -> RenderFrame | None:
+        """Return the transcript as a text ("ansi"), a page ("html") or a picture ("rgb_array").
 
         None without a mode, and with "human", which prints each turn when it happens.
         """

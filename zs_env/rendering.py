@@ -1,4 +1,4 @@
-"""A transcript for people to look at: plain text, panels in a terminal, or a page.
+"""A transcript for people to look at: plain text, panels in a terminal, a page, or a picture.
 
 Whatever an agent, a language model or the web wrote is shown as text and never acts: not as
 terminal control sequences, not as rich's markup, not as HTML.
@@ -7,14 +7,21 @@ terminal control sequences, not as rich's markup, not as HTML.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Final
+from textwrap import wrap
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from zs_env.episode import Message, Role
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+RenderFrame: TypeAlias = str | NDArray[np.uint8]
 
 # Controls but for tab and line feed, bidirectional overrides, and lone surrogates, which no
 # encoding of the page or the terminal can hold.
@@ -89,9 +96,41 @@ def render_html(transcript: Sequence[Message]) -> str:
     return _PAGE.format(sections="\n".join(sections))
 
 
-RENDERERS: Final[dict[str, Callable[[Sequence[Message]], str]]] = {
+_PICTURE_LINES: Final = 40
+_PICTURE_COLUMNS: Final = 100
+
+
+def render_rgb(transcript: Sequence[Message]) -> NDArray[np.uint8]:
+    """Return the end of a transcript as a picture, shape (720, 960, 3), for video recorders."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines = [
+        part
+        for line in render_ansi(transcript).splitlines()
+        for part in wrap(line, _PICTURE_COLUMNS) or [""]
+    ]
+    figure = Figure(figsize=(9.6, 7.2), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    figure.text(
+        0.02,
+        0.98,
+        "\n".join(lines[-_PICTURE_LINES:]),
+        family="monospace",
+        fontsize=10,
+        va="top",
+        parse_math=False,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # scripts that the font lacks
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+RENDERERS: Final[dict[str, Callable[[Sequence[Message]], RenderFrame]]] = {
     "ansi": render_ansi,
     "html": render_html,
+    "rgb_array": render_rgb,
 }
 
 

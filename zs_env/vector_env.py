@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from zs_env.episode import Episode, Outcome, StopReason
-from zs_env.rendering import RENDERERS, check_render_mode
+from zs_env.rendering import RENDERERS, RenderFrame, check_render_mode
 from zs_env.search.registry import make_engine, search_all
 from zs_env.settings import (
     KEY_LIMIT,
@@ -61,7 +61,7 @@ class ZeroSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]
         num_envs: Number of slots, at least 1.
         group_size: Slots a group; divides `num_envs`.
         autoreset_mode: A mode or its name.
-        render_mode: None, "ansi" or "html".
+        render_mode: None, "ansi", "html" or "rgb_array".
         **settings: As for `ZeroSearchEnv`.
 
     Raises:
@@ -214,8 +214,8 @@ class ZeroSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]
         info = self._begin_episode(slot, ResetOptions())
         return outcome._replace(observation=self._observations[slot], info=info)
 
-    def render(self) -> tuple[str, ...] | None:
-        """Return one transcript a slot: texts ("ansi"), pages ("html"), or None without a mode."""
+    def render(self) -> tuple[RenderFrame, ...] | None:
+        """Return one transcript a slot, as the single environment does; None without a mode."""
         if self.render_mode is None:
             return None
         render = RENDERERS[self.render_mode]
