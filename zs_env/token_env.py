@@ -67,7 +67,7 @@ class ZeroSearchTokenEnv(NumericEnv):
 
     | argument | default | meaning |
     |---|---|---|
-    | `tokenizer` | None | a `tokenizers.Tokenizer`, its file or folder; None: the shipped policy's |
+    | `tokenizer` | None | a `tokenizers.Tokenizer`, a file or folder; None: the shipped one |
     | `window` | 256 | token ids in an observation |
     | `max_action_tokens` | 64 | tokens after which an action is complete, whatever it says |
 
