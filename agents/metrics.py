@@ -1,8 +1,8 @@
-"""One row of numbers an update: to metrics.jsonl, to TensorBoard and, if wanted, to the console.
+"""One row of numbers an update: to metrics.jsonl and to TensorBoard.
 
 `record(key, value)` collects, `dump(step)` writes. metrics.jsonl is the record of a run: two runs
 with the same seed write the same bytes, but for keys under `time/`, the only place for anything
-that a clock or the machine's load decides. TensorBoard and the console show the same numbers.
+that a clock or the machine's load decides. TensorBoard shows the same numbers.
 """
 
 from __future__ import annotations
@@ -12,10 +12,6 @@ import math
 from numbers import Integral
 from pathlib import Path
 from typing import Self, SupportsFloat
-
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
 METRICS_FILE = "metrics.jsonl"
 PREFIXES = ("rollout/", "train/", "time/", "eval/")
@@ -28,7 +24,6 @@ class MetricsWriter:
 
     Args:
         out_dir: The run's folder, made if missing. Gets `metrics.jsonl` and `tensorboard/`.
-        console: Whether to show every row too: as a live table on a terminal, else as a line.
         first_step: First step to be written. Rows of an earlier run in the same folder are kept
             up to the step before, which is how a run resumes; 0 starts afresh.
 
@@ -36,7 +31,7 @@ class MetricsWriter:
         OSError: If the folder cannot be written.
     """
 
-    def __init__(self, out_dir: Path, console: bool = False, first_step: int = 0) -> None:
+    def __init__(self, out_dir: Path, first_step: int = 0) -> None:
         # Imported here: it takes two seconds, and most users of this module only read.
         from torch.utils.tensorboard import SummaryWriter
 
@@ -45,7 +40,6 @@ class MetricsWriter:
         _keep_rows_before(path, first_step)
         self._file = path.open("a", encoding="utf-8", newline="\n")
         self._tensorboard = SummaryWriter(str(out_dir / "tensorboard"), purge_step=first_step)
-        self._display = MetricsDisplay(Console()) if console else None
         self._row: Row = {}
         self._next_step = first_step
 
@@ -73,57 +67,17 @@ class MetricsWriter:
         self._file.flush()
         for key, value in sorted(row.items()):
             self._tensorboard.add_scalar(key, value, step)
-        if self._display:
-            self._display.show(step, row)
 
     def close(self) -> None:
-        """Close the files and leave the last table on the screen."""
+        """Close the files."""
         self._file.close()
         self._tensorboard.close()
-        if self._display:
-            self._display.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-class MetricsDisplay:
-    """Shows rows on a console: a table that stays in place on a terminal, else a line a row."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-        self._means: Row = {}
-
-    def show(self, step: int, row: Row) -> None:
-        """Show the row of one update."""
-        if self._live is None:
-            numbers = "  ".join(f"{key} {value:.4g}" for key, value in sorted(row.items()))
-            self._console.print(
-                f"update {step}  {numbers}", soft_wrap=True, highlight=False, markup=False
-            )
-            return
-        self._live.start()
-        self._live.update(self._table(step, row), refresh=True)
-
-    def _table(self, step: int, row: Row) -> Table:
-        table = Table("metric", title=f"update {step}", title_justify="left")
-        table.add_column("now", justify="right")
-        table.add_column("recent mean", justify="right")
-        for key, value in sorted(row.items()):
-            # About ten updates of memory: enough to see a trend through the noise of one batch.
-            mean = self._means.get(key, value)
-            self._means[key] = mean + 0.1 * (value - mean)
-            table.add_row(key, f"{value:.4g}", f"{self._means[key]:.4g}")
-        return table
-
-    def close(self) -> None:
-        """Stop refreshing; what was shown stays."""
-        if self._live is not None:
-            self._live.stop()
 
 
 def read_metrics(path: Path) -> list[Row]:

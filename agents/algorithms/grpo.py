@@ -26,6 +26,13 @@ class GRPO:
     scale_rewards: bool = True
     num_epochs: int = 1
 
+    def __post_init__(self) -> None:
+        for name in ("clip_range", "kl_coef"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)!r}")
+        if self.num_epochs < 1:
+            raise ValueError(f"`num_epochs` must be at least 1, got {self.num_epochs!r}")
+
     @property
     def needs_reference(self) -> bool:
         """Whether there is a KL penalty."""

@@ -52,9 +52,36 @@ def check_probability(**values: float) -> None:
 def check_folder(folder: Path, name: str = "out") -> None:
     """Check that files can be put into `folder`, which need not exist; nothing is left behind.
 
+    Args:
+        folder: What the option says.
+        name: Of the option.
+
     Raises:
         ValueError: If they cannot.
     """
+    _check_writable(folder, f"`{name}` must be a folder that can be written, got {str(folder)!r}")
+
+
+def check_file(file: Path | None, name: str) -> None:
+    """Check that `file` can be written, whose folder need not exist; None passes.
+
+    Args:
+        file: What the option says.
+        name: Of the option.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    if file is None:
+        return
+    mistake = f"`{name}` must be a file that can be written, got {str(file)!r}"
+    if file.is_dir():
+        raise ValueError(f"{mistake} (it is a folder)")
+    _check_writable(file.parent, mistake)
+
+
+def _check_writable(folder: Path, mistake: str) -> None:
+    """Raise ValueError, worded `mistake`, if nothing can be put into `folder`."""
     existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
@@ -63,20 +90,4 @@ def check_folder(folder: Path, name: str = "out") -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise ValueError(
-            f"`{name}` must be a folder that can be written, got {str(folder)!r} ({reason})"
-        ) from error
-
-
-def check_file(file: Path | None, name: str) -> None:
-    """Check that `file` can be written; None passes.
-
-    Raises:
-        ValueError: If it cannot.
-    """
-    if file is None:
-        return
-    if file.is_dir():
-        raise ValueError(f"`{name}` must be a file, got the folder {str(file)!r}")
-    check_folder(file.parent, name)
+        raise ValueError(f"{mistake} ({error.strerror or error})") from error

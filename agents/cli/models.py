@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +14,12 @@ from agents.cli.files import write_json
 from agents.cli.options import EngineName, Threads, load_engine
 from agents.cli.provenance import provenance
 from agents.cli.threads import use_threads
+from zs_env.models import MODELS
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from agents.tuning.build import BuildConfig
     from agents.tuning.measure import Rate, SimulatorReport
 
 
@@ -26,32 +28,36 @@ class Build:
     """Train the shipped models from nothing, one process and thread for each half of them.
 
     Attributes:
-        copy_examples: Repeated random strings, for learning to copy.
-        simulator_examples: Requests with their documents.
-        skill_examples: Perfect transcripts of searching agents.
-        habit_examples: Spoilt transcripts, which make base out of skill.
+        size: Share of the training examples that the shipped models saw; less is for trying.
         seed: Key of data, initial weights and order.
     """
 
     out: Annotated[
         Path, arg(metavar="DIR", help="Gets a folder a model; those of the same name are replaced.")
     ] = Path("runs/models")
-    copy_examples: int = 2400
-    simulator_examples: int = 96_000
-    skill_examples: int = 40_000
-    habit_examples: int = 3_000
+    size: float = 1.0
     seed: int = 0
 
     def run(self) -> None:
         """Train and write the models."""
-        from agents.tuning.build import BuildConfig, build
+        from agents.tuning.build import build
 
-        options = {field.name: getattr(self, field.name) for field in fields(BuildConfig)}
         with usage_errors():
             check_at_least(0, seed=self.seed)
-            check_at_least(1, **{name: n for name, n in options.items() if name != "seed"})
+            if not self.size > 0:
+                raise ValueError(f"`size` must be greater than 0, got {self.size!r}")
             check_folder(self.out)
-        build(self.out, BuildConfig(**options))
+        build(self.out, build_config(self))
+
+
+def build_config(config: Build) -> BuildConfig:
+    """Return the sizes of all stages, at least one example each."""
+    from agents.tuning.build import BuildConfig
+
+    full = BuildConfig()
+    names = [field.name for field in fields(full) if field.name.endswith("_examples")]
+    sizes = {name: max(1, round(config.size * getattr(full, name))) for name in names}
+    return replace(full, seed=config.seed, **sizes)
 
 
 @dataclass(frozen=True)
@@ -71,20 +77,50 @@ class Measure:
     ] = None
     threads: Threads = 0
 
-    def run(self) -> None:
-        """Measure, print a table, and write what was asked for."""
-        from agents.tuning.measure import measure_simulator
+    models: Annotated[
+        Path | None,
+        arg(
+            metavar="DIR",
+            help="Measure all models in this folder instead, on whole sets of test questions, and "
+            "write the results into their cards.",
+        ),
+    ] = None
 
+    def run(self) -> None:
+        """Measure, and print a table or write cards."""
         with usage_errors():
             use_threads(self.threads)
             check_at_least(2, num_requests=self.num_requests)
             check_at_least(0, seed=self.seed)
             check_file(self.json, "json")
-            engine = load_engine(self.engine)
-        report = measure_simulator(engine, self.num_requests, self.seed)
-        Console().print(report_table(report, f"{self.engine} · {self.num_requests} requests"))
-        if self.json:
-            write_json(self.json, describe(self, report))
+        if self.models is None:
+            measure(self)
+        else:
+            write_all_cards(self.models)
+
+
+def measure(config: Measure) -> None:
+    """Measure one simulator, print a table, and write what was asked for."""
+    from agents.tuning.measure import measure_simulator
+
+    with usage_errors():
+        engine = load_engine(config.engine)
+    report = measure_simulator(engine, config.num_requests, config.seed)
+    Console().print(report_table(report, f"{config.engine} · {config.num_requests} requests"))
+    if config.json:
+        write_json(config.json, describe(config, report))
+
+
+def write_all_cards(models: Path) -> None:
+    """Measure all models in a folder and write their cards."""
+    from agents.policies.causal_lm import find_policy
+    from agents.tuning.cards import write_cards
+
+    with usage_errors():
+        for name in MODELS:
+            find_policy(models / name)
+        check_folder(models, "models")
+    write_cards(models)
 
 
 @dataclass(frozen=True)
@@ -125,5 +161,5 @@ def _cells(rate: Rate) -> tuple[str, str, str]:
 def describe(config: Measure, report: SimulatorReport) -> dict[str, Any]:
     """Return the results, and all that decides them, as JSON values."""
     options = asdict(config)
-    del options["json"]
+    del options["json"], options["models"]
     return {**report.as_dict(), "config": options, **provenance()}

@@ -119,9 +119,9 @@ def load_policy(name: str) -> CausalLMPolicy:
     Raises:
         FileNotFoundError: If there is no model of that name, or no folder with one.
     """
-    from agents.policies.causal_lm import CausalLMPolicy, find_policy
+    from agents.policies.causal_lm import CausalLMPolicy
 
-    return CausalLMPolicy.load(find_policy(name))
+    return CausalLMPolicy.load(name)
 
 
 def load_questions(questions: str, split: str, num: int, seed: int) -> tuple[Question, ...]:

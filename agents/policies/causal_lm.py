@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -12,8 +13,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agents.batch import Batch
 from agents.policies.policy import TokenScores
 from zs_env.lm.attention import causal_mask
-from zs_env.lm.transformers import TransformersLM, TransformersSession
-from zs_env.models import MODELS, model_folder
+from zs_env.lm.transformers import TransformersLM, TransformersSession, no_progress_bars
+from zs_env.models import model_folder
+
+POLICIES: Final = ("base", "skill")
+"""The shipped models that are policies."""
 
 
 class CausalLMPolicy:
@@ -86,7 +90,8 @@ class CausalLMPolicy:
 
     def save(self, folder: Path) -> None:
         """Write weights, configuration and tokenizer in Hugging Face format."""
-        self.model.save_pretrained(folder)
+        with no_progress_bars():
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
 
@@ -100,8 +105,9 @@ def find_policy(name: str | Path) -> Path:
     Raises:
         FileNotFoundError: If no model is there.
     """
-    if str(name) in MODELS:
-        return model_folder(str(name))
+    # A Path is a folder even if it is called like a shipped model.
+    if isinstance(name, str) and name in POLICIES:
+        return model_folder(name)
     for folder in (Path(name), Path(name) / "checkpoint"):
         if (folder / "config.json").is_file() and list(folder.glob("*.safetensors")):
             return folder

@@ -23,7 +23,7 @@ from zs_env.search.prompts import format_documents, tuned_prompt
 from zs_env.task.miniwiki import RELATIONS, Fact, MiniWiki, Plan, SubWorld, pick
 
 NOISY_SHARE = 0.5
-NEAR_MISS_SHARE = 0.35
+NEAR_MISS_SHARE = 0.3
 HELD_OUT_SHARE = 0.05
 GARBAGE = ("where was she born", "tell me more", "search", "what is it", "who", "the answer")
 _BATCH = 256

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from agents.tuning.policy_data import THOUGHTS
 from zs_env.task.actions import TAGS
@@ -42,7 +42,10 @@ def training_text(seed: int, num_worlds: int) -> Iterator[str]:
 def train_tokenizer(seed: int = 0, num_worlds: int = 200) -> PreTrainedTokenizerFast:
     """Train the tokenizer; every tag of the protocol is one token that decodes to itself."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    # Qwen2's own rules for cutting text up: whoever loads a Qwen2 model with AutoTokenizer gets
+    # these whatever was saved, and a model must meet the ids that it was trained on.
+    rules = Qwen2Tokenizer().backend_tokenizer
+    tokenizer.normalizer, tokenizer.pre_tokenizer = rules.normalizer, rules.pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE - len(_TAG_TOKENS),

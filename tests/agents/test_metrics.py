@@ -1,4 +1,3 @@
-import io
 import json
 import math
 from pathlib import Path
@@ -6,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.metrics import METRICS_FILE, MetricsDisplay, MetricsWriter, read_metrics
+from agents.metrics import METRICS_FILE, MetricsWriter, read_metrics
 
 
 def write_run(out_dir: Path, steps: range, *, first_step: int = 0, seconds: float = 0.0) -> Path:
@@ -148,21 +146,3 @@ def test_tensorboard_holds_the_same_numbers(tmp_path: Path) -> None:
     events.Reload()
     losses = [(event.step, event.value) for event in events.Scalars("train/loss")]
     assert losses == [(step, pytest.approx(1 / 3 + step)) for step in range(3)]
-
-
-def test_display_prints_one_plain_line_a_row_without_a_terminal() -> None:
-    console = Console(file=io.StringIO(), force_terminal=False, width=20)
-    display = MetricsDisplay(console)
-    display.show(4, {"train/loss": 0.123456, "rollout/f1": 0.5})
-    display.close()
-    assert console.file.getvalue() == "update 4  rollout/f1 0.5  train/loss 0.1235\n"
-
-
-def test_display_shows_the_recent_mean_on_a_terminal() -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
-    display = MetricsDisplay(console)
-    display.show(0, {"rollout/f1": 0.0})
-    display.show(1, {"rollout/f1": 1.0})
-    display.close()
-    last_table = console.file.getvalue().split("update 1")[-1]
-    assert [word for word in last_table.split() if word[0].isdigit()] == ["1", "0.1"]

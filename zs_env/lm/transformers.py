@@ -6,7 +6,8 @@ so that a turn costs only its new tokens; rows that finish early leave the batch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from zs_env.lm.attention import GROUPED_ATTENTION, hidden_score
 from zs_env.lm.cache import RaggedCache
@@ -28,6 +30,18 @@ from zs_env.random import uniforms
 
 COMPACT_BELOW = 0.7
 """Rows that have finished leave the batch once fewer than this share of it is still active."""
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Keep Transformers from drawing progress bars, which a model of this size does not need."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 @dataclass(slots=True)
@@ -78,7 +92,8 @@ class TransformersLM:
         device = torch.device(device)
         if dtype is None:
             dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        with no_progress_bars():
+            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
         return cls(model.to(device).eval(), AutoTokenizer.from_pretrained(path), max_batch_size)
 
     @property

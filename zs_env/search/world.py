@@ -102,7 +102,7 @@ class WorldSearchEngine:
         others = [text for f in facts if f.relation != topic.relation for text in f.passages]
         texts = asked + _drawn(rng, others, top_k)
         missing = top_k - len(texts)
-        return (texts + self._any(rng, missing, {topic.entity}))[:top_k]
+        return (texts + self._any(rng, missing, {topic.entity}, texts))[:top_k]
 
     def _noisy(self, rng: Random, topic: Topic, top_k: int) -> list[str]:
         relation = topic.relation or self._facts[int(rng.random() * len(self._facts))].relation
@@ -115,22 +115,33 @@ class WorldSearchEngine:
         near = rng.random() < 0.5 and alike
         asked = {f.object for f in self._by_subject.get(topic.entity, ()) if f.relation == relation}
         avoid = {topic.entity, *asked}
-        texts: list[str] = []
-        for fact in _drawn(rng, alike if near else self._by_relation[relation], 2 * top_k):
-            if fact.subject not in avoid and fact.object not in avoid:
-                texts.extend(fact.passages)
+        texts = {
+            text: None
+            for fact in _drawn(rng, alike if near else self._by_relation[relation], 2 * top_k)
+            for text in fact.passages
+            if _names_none(text, avoid)
+        }
         missing = top_k - len(texts)
-        return (texts + self._any(rng, missing, avoid))[:top_k]
+        return [*texts, *self._any(rng, missing, avoid, texts)][:top_k]
 
-    def _any(self, rng: Random, num: int, avoid: Collection[str]) -> list[str]:
+    def _any(
+        self, rng: Random, num: int, avoid: Collection[str], known: Collection[str] = ()
+    ) -> list[str]:
+        """Return `num` random passages that are not `known`, if there are as many."""
         texts: dict[str, None] = {}
         for _ in range(20 * max(num, 0)):
             fact = self._facts[int(rng.random() * len(self._facts))]
-            if fact.subject not in avoid and fact.object not in avoid:
-                texts[fact.passages[int(rng.random() * len(fact.passages))]] = None
+            text = fact.passages[int(rng.random() * len(fact.passages))]
+            if text not in known and _names_none(text, avoid):
+                texts[text] = None
             if len(texts) == num:
                 break
         return list(texts)
+
+
+def _names_none(text: str, names: Collection[str]) -> bool:
+    # By substring: a reader who looks for the river Dane would find it in the river Daney.
+    return not any(name in text for name in names)
 
 
 def _drawn(rng: Random, items: Sequence, num: int) -> list:  # type: ignore[type-arg]

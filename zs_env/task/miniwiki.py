@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import count, pairwise
@@ -424,22 +424,23 @@ def aliases(name: str, kind: str) -> tuple[str, ...]:
 def _entities(
     rng: Random, size: WorldSize, taken: set[str], namer: Callable[[Random, str], str]
 ) -> dict[str, list[str]]:
-    """Return fresh names by kind; `taken` grows by them."""
+    """Return fresh names by kind; `taken` grows by them and their aliases."""
     entities: dict[str, list[str]] = {}
     for kind, num in size.counts.items():
         entities[kind] = []
         while len(entities[kind]) < num:
-            entities[kind].append(_fresh_name(rng, kind, taken, namer))
-            taken.add(entities[kind][-1])
+            name = _fresh_name(rng, kind, taken, namer)
+            entities[kind].append(name)
+            taken.update((name, *aliases(name, kind)))
     return entities
 
 
 def _fresh_name(
-    rng: Random, kind: str, taken: Collection[str], namer: Callable[[Random, str], str]
+    rng: Random, kind: str, taken: Set[str], namer: Callable[[Random, str], str]
 ) -> str:
     for _ in range(_MAX_DRAWS):
         name = namer(rng, kind)
-        if name not in taken:
+        if taken.isdisjoint((name, *aliases(name, kind))):
             return name
     # The stock of names is used up, as a huge world's is: begin to number them.
     return next(f"{name} {number}" for number in count(2) if f"{name} {number}" not in taken)

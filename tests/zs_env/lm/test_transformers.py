@@ -221,8 +221,9 @@ def test_stop_string_over_several_tokens_ends_the_text(lm):
     prompts, seeds = encode_all(lm, PROMPTS) * 4, list(range(20))
     tried = 0
     for row, completion in enumerate(generate(lm, prompts, seeds, max_new_tokens=25)):
-        pieces = [lm.tokenizer.decode([i]) for i in completion.token_ids]
-        starts = [i for i in range(4, 20) if "".join(pieces[i : i + 3]).isascii()]
+        pieces = [lm.tokenizer.decode([i]) for i in completion.token_ids[:-1]]
+        starts = range(4, len(pieces) - 3)
+        starts = [i for i in starts if "".join(pieces[i : i + 3]).isascii()]
         for start in starts[:2]:
             stop = "".join(pieces[start : start + 3])
             session = lm.session(1)

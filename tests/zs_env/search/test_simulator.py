@@ -92,9 +92,3 @@ def test_prompt_and_temperature_may_be_chosen():
     prompts, _, params = generator.calls[0]
     assert prompts == ["QUERY 0"]
     assert params == SamplingParams(3 * MAX_TOKENS_PER_DOCUMENT, 0.7)
-
-
-def test_sampling_is_greedy_unless_told_otherwise():
-    generator = FakeGenerator()
-    SimulatedSearchEngine(generator).search(requests(1))
-    assert generator.calls[0][2].temperature == 0.0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from zs_env.search.engine import SearchRequest
 from zs_env.search.world import Topic, WorldSearchEngine
-from zs_env.task.miniwiki import RELATIONS, MiniWiki, WorldSize, default_world
+from zs_env.task.miniwiki import RELATIONS, Fact, MiniWiki, SubWorld, WorldSize, default_world
 
 WORLD = default_world()
 ENGINE = WorldSearchEngine(WORLD)
@@ -54,6 +54,21 @@ def test_noisy_documents_never_name_asked_subject_or_object(fact, wording, seed,
     engine = ENGINE if world is WORLD else WorldSearchEngine(world)
     found = texts(engine, request(fact, wording, noisy=True, seed=seed, top_k=top_k))[0]
     assert not any(fact.subject in text or fact.object in text for text in found)
+
+
+def test_noisy_documents_name_no_asked_name_inside_a_longer_one():
+    world = SubWorld(
+        [
+            Fact(city, "river", river, (f"{city} stands on the {river}.",))
+            for city, river in [("Merbridge", "Dane"), ("Kilton", "Daney"), ("Vomvale", "Oom")]
+        ],
+        "train",
+        seed=0,
+    )
+    engine = WorldSearchEngine(world)
+    for seed in range(50):
+        found = texts(engine, SearchRequest("river of Merbridge", noisy=True, seed=seed))[0]
+        assert found == ["Vomvale stands on the Oom."]
 
 
 @given(seeds)

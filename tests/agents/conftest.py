@@ -1,0 +1,152 @@
+"""A text environment with a known optimum, and a token generator that follows a script."""
+
+from typing import ClassVar
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from agents.policies.causal_lm import CausalLMPolicy
+from zs_env.lm.generator import Completion, FinishReason
+from zs_env.random import derive
+from zs_env.spaces import UnicodeText
+from zs_env.vector_env import stack_infos
+
+
+def starts_right(question, action):
+    """Score 1 for a text that begins in the half of the alphabet that the question names."""
+    letters = {"low": "abcdefghijklm", "high": "nopqrstuvwxyz"}[question]
+    return float(action[:1] in tuple(letters))
+
+
+def share_of_letters(question, action):
+    """Score the share of ASCII letters."""
+    return sum(char.isascii() and char.isalpha() for char in action) / max(1, len(action))
+
+
+class LettersEnv(VectorEnv):
+    """Asks for letters; every turn's text is scored, and the last one ends the episode."""
+
+    metadata: ClassVar = {"autoreset_mode": AutoresetMode.DISABLED, "action_stops": ("\x00\x00",)}
+
+    def __init__(
+        self,
+        num_envs=1,
+        group_size=1,
+        num_turns=1,
+        score=starts_right,
+        observation=lambda turn: " and then:",
+        **_,
+    ):
+        self.num_envs, self.group_size = num_envs, group_size
+        self.num_turns, self.score, self.observation = num_turns, score, observation
+        self.single_action_space = self.single_observation_space = UnicodeText(1000)
+        self.action_space = self.observation_space = batch_space(UnicodeText(1000), num_envs)
+        self.options = []
+
+    def reset(self, *, seed=None, options=None):
+        self.options.append(options)
+        self.turn = 0
+        groups = [slot // self.group_size for slot in range(self.num_envs)]
+        self.questions = ["low" if derive(seed, group) % 2 else "high" for group in groups]
+        infos = [
+            {"group": group, "question_id": question}
+            for group, question in zip(groups, self.questions, strict=True)
+        ]
+        return tuple(f"{question}:" for question in self.questions), stack_infos(infos)
+
+    def step(self, actions):
+        self.turn += 1
+        over = self.turn == self.num_turns
+        rewards = np.array(
+            [self.score(*pair) for pair in zip(self.questions, actions, strict=True)]
+        )
+        info = {"action": "answer" if over else "search", "noisy": False}
+        infos = [info | {"f1": r, "exact_match": float(r == 1)} for r in rewards.tolist()]
+        ended = np.full(self.num_envs, over)
+        observations = ("" if over else self.observation(self.turn),) * self.num_envs
+        return observations, rewards, ended, ~ended & False, stack_infos(infos)
+
+
+@pytest.fixture(scope="session")
+def make_letters_env():
+    """Return a function that makes the environment as the command line would."""
+    gym.register("test/Letters-v0", entry_point=None, vector_entry_point=LettersEnv)
+
+    def make(num_envs=8, group_size=4, **kwargs):
+        return gym.make_vec("test/Letters-v0", num_envs=num_envs, group_size=group_size, **kwargs)
+
+    yield make
+    del gym.registry["test/Letters-v0"]
+
+
+@pytest.fixture
+def share_env(make_letters_env):
+    """Return an environment of two turns whose rewards differ within nearly every group."""
+    return make_letters_env(num_turns=2, score=share_of_letters)
+
+
+@pytest.fixture
+def make_policy(make_tiny_model, tiny_tokenizer):
+    """Return a function that makes a random policy."""
+
+    def make(max_batch_size=256, **kwargs):
+        return CausalLMPolicy(make_tiny_model(**kwargs), tiny_tokenizer, max_batch_size)
+
+    return make
+
+
+END = 0
+"""The id that ends a scripted text and is no part of it."""
+
+
+class ScriptedGenerator:
+    """Writes what `script(row, turn, context text)` says, one id a character.
+
+    Attributes:
+        contexts: All ids of each row of the last session, in order.
+        calls: Arguments of each call of `generate`.
+    """
+
+    def __init__(self, script):
+        self.script = script
+        self.calls = []
+
+    def encode(self, text):
+        return [ord(char) for char in text]
+
+    def session(self, num_rows):
+        self.contexts = [[] for _ in range(num_rows)]
+        self.turns = [0] * num_rows
+        self.cleared = []
+        return self
+
+    def clear(self, rows):
+        self.cleared.extend(rows)
+        for row in rows:
+            self.contexts[row], self.turns[row] = [], 0
+
+    def generate(self, rows, new_tokens, seeds, params):
+        self.calls.append((list(rows), [list(t) for t in new_tokens], list(seeds), params))
+        return [
+            self._continue(row, tokens, seed)
+            for row, tokens, seed in zip(rows, new_tokens, seeds, strict=True)
+        ]
+
+    def _continue(self, row, tokens, seed):
+        self.contexts[row] += tokens
+        read = "".join(chr(i) for i in self.contexts[row] if i != END)
+        text = self.script(row, self.turns[row], read)
+        ids = [*self.encode(text), END]
+        self.turns[row] += 1
+        self.contexts[row] += ids
+        logprobs = [-(seed % 97) / 97 - place / 1000 for place in range(len(ids))]
+        return Completion(ids, logprobs, text, FinishReason.EOS)
+
+
+@pytest.fixture
+def scripted():
+    """Return the class of token generators that follow a script."""
+    return ScriptedGenerator

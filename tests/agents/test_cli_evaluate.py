@@ -1,0 +1,101 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.cli.main import main
+from agents.cli.options import load_engine, load_policy, load_questions, sample
+from zs_env.search.world import WorldSearchEngine
+
+SMALL = "--engine world --num-questions 20 --max-turns 3 --threads 1".split()
+
+
+def evaluate(folder: Path, *options: str) -> dict[str, Any]:
+    file = folder / "result.json"
+    assert main(["evaluate", *SMALL, "--json", str(file), *options]) == 0
+    result: dict[str, Any] = json.loads(file.read_text())
+    return result
+
+
+def test_json_has_the_headline_numbers_at_the_top(tmp_path: Path) -> None:
+    result = evaluate(tmp_path)
+    assert result["num_questions"] == 20
+    for name in ("exact_match", "f1", "invalid_share"):
+        assert 0 <= result[name] <= 1
+    assert 0 <= result["searches"] <= 3
+    low, high = result["exact_match_ci"]
+    assert 0 <= low <= result["exact_match"] <= high <= 1
+    assert sum(part["num_questions"] for part in result["by_hops"].values()) == 20
+    assert result["config"]["engine"] == "world"
+    assert {"versions", "miniwiki", "weights_sha256"} <= result.keys()
+
+
+def test_same_options_give_the_same_result(tmp_path: Path) -> None:
+    assert evaluate(tmp_path, "--noise", "0.5") == evaluate(tmp_path, "--noise", "0.5")
+
+
+def test_episodes_are_written_one_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "episodes.jsonl"
+    result = evaluate(tmp_path, "--episodes", str(file))
+    episodes = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len({episode["question_id"] for episode in episodes}) == 20
+    assert result["exact_match"] == sum(e["exact_match"] for e in episodes) / 20
+
+
+def test_table_shows_hops_and_invalid_actions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", *SMALL]) == 0
+    shown = capsys.readouterr().out
+    assert "invalid" in shown
+    assert [line.split()[0] for line in shown.splitlines() if "–" in line] == ["1", "2", "all"]
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_question_file_and_engine_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "moon_engine.py").write_text(
+        "from zs_env import Document\n"
+        "class Moon:\n"
+        "    def search(self, requests):\n"
+        "        return [[Document('Neil walked first.')] for _ in requests]\n"
+        "engine = Moon()\n"
+    )
+    record = {"question": "Who walked first?", "answers": ["Neil"]}
+    (tmp_path / "moon.jsonl").write_text(json.dumps(record) + "\n")
+    result = evaluate(tmp_path, "--engine", "moon_engine:engine", "--questions", "moon.jsonl")
+    assert result["num_questions"] == 1
+    assert list(result["by_hops"]) == ["?"]
+
+
+def test_sample_is_seeded_and_keeps_the_order() -> None:
+    chosen = sample(range(1000), 50, seed=1)
+    assert chosen == sample(range(1000), 50, seed=1) != sample(range(1000), 50, seed=2)
+    assert list(chosen) == sorted(set(chosen))
+    assert len(chosen) == 50
+
+
+@pytest.mark.parametrize("num", [0, 5, 9])
+def test_sample_of_all_is_everything(num: int) -> None:
+    assert sample("abcde", num, seed=3) == tuple("abcde")
+
+
+def test_sample_of_questions_mixes_their_kinds() -> None:
+    questions = load_questions("miniwiki", "test", 100, seed=0)
+    assert {question.num_hops for question in questions} == {1, 2}
+
+
+def test_named_engine_is_built_once() -> None:
+    engine = load_engine("world")
+    assert isinstance(engine, WorldSearchEngine)
+    assert load_engine("world") is engine
+
+
+def test_folder_named_like_a_shipped_policy_can_be_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_tiny_model: Any, tiny_tokenizer: Any
+) -> None:
+    make_tiny_model().save_pretrained(tmp_path / "base")
+    tiny_tokenizer.save_pretrained(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    assert load_policy("./base").model.config.hidden_size == 32
