@@ -18,7 +18,7 @@ from enum import StrEnum
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
-from zs_env.random import derive, uniform
+from zs_env.random import Stream, derive
 from zs_env.search.engine import Document, SearchRequest
 from zs_env.search.neutralise import neutralise_documents
 from zs_env.task.actions import Action, ActionKind, malformed, parse
@@ -154,6 +154,7 @@ class Episode:
         self.rules = rules
         self.noise = noise
         self.noise_seed = noise_seed
+        self._draws = Stream(noise_seed)
         self.group = _group_id(question, noise_seed)
         self.turn = 0
         self.num_searches = 0
@@ -203,13 +204,13 @@ class Episode:
 
     def _ask(self, query: str) -> SearchRequest:
         draw = 2 * self.turn
-        noisy = self.noise > 0 and uniform(self.noise_seed, draw + _NOISE_DRAW) < self.noise
+        noisy = self.noise > 0 and self._draws.uniform(draw + _NOISE_DRAW) < self.noise
         return SearchRequest(
             query=query,
             question=self.question.text,
             golden_answers=self.question.golden_answers,
             noisy=noisy,
-            seed=derive(self.noise_seed, draw + _REQUEST_SEED),
+            seed=self._draws.derive(draw + _REQUEST_SEED),
             top_k=self.rules.top_k,
         )
 
@@ -275,7 +276,7 @@ class Episode:
             "data_source": self.question.data_source,
             "group": self.group,
             "turn": self.turn,
-            "action": action.kind.value,
+            "action": str(action.kind),
             "query": action.content if action.kind is ActionKind.SEARCH else "",
             "documents": played.shown,
             "noisy": noisy,
@@ -314,8 +315,9 @@ class Episode:
 
         A turn that has begun and not ended is not part of it.
         """
+        answers = list(self.question.golden_answers)
         return {
-            "question": asdict(self.question),
+            "question": asdict(self.question) | {"golden_answers": answers},
             "max_turns": self.rules.max_turns,
             "noise": self.noise,
             "noise_seed": self.noise_seed,
@@ -339,7 +341,7 @@ class Episode:
             rules: The rules of that episode, but for `max_turns`, which the state knows.
         """
         answers = tuple(state["question"]["golden_answers"])
-        question = Question(**{**state["question"], "golden_answers": answers})
+        question = Question(**state["question"] | {"golden_answers": answers})
         rules = replace(rules, max_turns=state["max_turns"])
         episode = cls(question, rules, state["noise"], state["noise_seed"])
         for played in state["played"]:

@@ -92,7 +92,8 @@ def _transcript_space(env: gym.Env[str, str], form: str, max_turns: int) -> spac
 class CurriculumNoise(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Let a curriculum set the noise of every episode, by the number of episodes played.
 
-    A reset whose options name `noise` or `progress` keeps its own.
+    A reset with a seed starts everything anew, the curriculum too: seed the first reset, and go on
+    without. A reset whose options name `noise` or `progress` keeps its own.
 
     Args:
         env: An environment whose resets take the option `noise`.
@@ -115,19 +116,21 @@ class CurriculumNoise(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             raise ValueError(f"`num_episodes` must be at least 1, got {num_episodes!r}")
         RecordConstructorArgs.__init__(self, num_episodes=num_episodes, curriculum=curriculum)
         gym.Wrapper.__init__(self, env)
-        self.curriculum = make_curriculum(curriculum)
+        self._first_curriculum = self.curriculum = make_curriculum(curriculum)
         self._num_episodes = num_episodes
         self._num_begun = 0
 
     @property
     def progress(self) -> float:
-        """Share of the episodes that have begun, in [0, 1]."""
+        """Share of the episodes that have begun since the last seed, in [0, 1]."""
         return min(1.0, self._num_begun / self._num_episodes)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Begin an episode, with the curriculum's noise unless `options` decide."""
+        if seed is not None:
+            self.curriculum, self._num_begun = self._first_curriculum, 0
         given = options or {}
         if given.get("noise") is None and given.get("progress") is None:
             given = {**given, "noise": self.curriculum(self.progress)}
