@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_NAME: Final = r"[^\W\d_a-z][\w\u2019'-]*(?:\.(?=\s\w))?"  # begins with no lower-case ASCII letter
+# A word that begins with no lower-case ASCII letter, or an initial with its full stop.
+_NAME: Final = r"[^\W\d_a-z](?:\.(?=\s\w)|[\w\u2019'-]*)"
 _ENTITY: Final = re.compile(rf"\b(?:{_NAME}(?:\s(?:of\s)?{_NAME})*|\d{{2,4}})(?!\w)")
 _OPENINGS: Final = frozenset(
     "a after an and as at before but by did do does for from had has have he her his how if in is "
