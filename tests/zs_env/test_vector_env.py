@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zs_env import Document, Question, SearchEngineError, ZeroSearchEnv, ZeroSearchVectorEnv
+from zs_env.search.curriculum import AdaptiveCurriculum
 from zs_env.vector_env import GroupKeys, stack_infos
 
 QUESTIONS = tuple(Question(f"q{i}", f"What is {i}?", (f"number {i}",)) for i in range(20))
@@ -215,6 +216,19 @@ def test_options_may_differ_by_slot():
     assert observations[:2] == ("Question: What is 1?\n", "Question: Why?\n")
     assert infos["noise"].tolist() == [0.0, 0.5, 1.0]
     assert infos["question_id"][1] == "own"
+
+
+def test_progress_may_differ_by_slot_and_adaptive_curricula_learn_from_all():
+    envs = make(3, noise=None, curriculum="linear")
+    _, infos = envs.reset(seed=0, options={"progress": [0.0, 0.5, 1.0]})
+    assert infos["noise"].tolist() == [0.0, 0.25, 0.5]
+    with pytest.raises(ValueError, match=r"`progress` must not be given together with `noise`"):
+        envs.reset(options={"progress": 0.5, "noise": [0.1, None, None]})
+    envs = make(2, noise=None, curriculum=AdaptiveCurriculum(window=2), autoreset_mode="SameStep")
+    envs.reset(seed=0, options={"question": "q3"})
+    *_, infos = envs.step([ANSWER, ANSWER])
+    assert infos["final_info"]["noise"].tolist() == [0.0, 0.0]
+    assert infos["noise"].tolist() == [0.05, 0.05]
 
 
 def test_group_shares_question_and_noise_stream():
