@@ -13,13 +13,13 @@ EXTRAS := data,sb3,train,dev
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
-BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
+BENCHMARKS := $(sort $(filter-out %_peers.py,$(wildcard benchmarks/bench_*.py)))
 
 # Tests must not depend on the network, and threads that spin slow a busy machine down.
 check test test-slow: export HF_HUB_OFFLINE := 1
 check test test-slow: export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo check test test-slow bench wheel models clean
+.PHONY: setup demo check test test-slow bench bench-env wheel models clean
 
 setup: $(STAMP)
 
@@ -49,6 +49,10 @@ test-slow: setup
 bench: setup
 	@for script in $(BENCHMARKS); do echo "$$script"; $(BIN)/python $$script || exit 1; done
 
+# Beside other packages' environments, each installed into .peers/ for it.
+bench-env: setup
+	$(BIN)/python benchmarks/bench_env_peers.py
+
 # A stale build/ would put deleted files into the wheel.
 wheel: setup
 	rm -rf build
@@ -59,4 +63,4 @@ models: setup
 	$(BIN)/zerosearch models build --out zs_env/models
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist .peers *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

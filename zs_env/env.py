@@ -132,7 +132,7 @@ class ZeroSearchEnv(gym.Env[str, str]):
     | argument | default | meaning |
     |---|---|---|
     | `questions` | "miniwiki" | a name (below), a JSONL or parquet file, or records |
-    | `engine` | "simulator" | "simulator", "world", "bm25", or an object with `search(requests)` |
+    | `engine` | "simulator" | "simulator", "world", "bm25", "empty", or an object (below) |
     | `split` | "train" | where questions come from: "train", "validation", "test" |
     | `top_k` | 3 | documents a search brings |
     | `max_turns` | 6 | actions an episode lasts at most |
@@ -159,7 +159,10 @@ class ZeroSearchEnv(gym.Env[str, str]):
     With `group_size` G a reset with a seed begins a group, G - 1 resets without one go on with
     its question and noise stream, and `info["group"]` tells who belongs together.
 
-    A failing engine raises `SearchEngineError` from `step`; the turn can then be tried again.
+    An engine is a language model that writes documents ("simulator"), the exact facts of MiniWiki
+    ("world"), an index of its articles ("bm25"), nothing at all ("empty"), or any object with
+    `search(requests)`, which returns a list of `Document`s for each `SearchRequest`. One that
+    fails raises `SearchEngineError` from `step`; the turn can then be tried again.
 
     `get_state()` returns where the environment stands as plain data, and `set_state(state)` goes
     back there, in this environment or in another one built alike: for tree search, and for tests.
