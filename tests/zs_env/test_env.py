@@ -238,7 +238,7 @@ def test_wrong_reset_option_is_refused_and_changes_nothing(options, message):
         ({"questions": [{"answers": ["x"]}]}, r"`question` of a question must be a text"),
         (
             {"engine": "google"},
-            r"`engine` must be simulator, world, bm25, empty or .*, got 'google'",
+            r"`engine` must be .*bm25, empty or an object.*, got .google.$",
         ),
         ({"split": "dev"}, r"`split` must be one of train, validation, test, got 'dev'"),
         ({"top_k": 0}, r"`top_k` must be an integer of at least 1, got 0"),
