@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.vector import AutoresetMode
 
 from agents.trajectory import Trajectory, Turn
 from zs_env.lm.generator import Completion, SamplingParams, TokenGenerator
@@ -52,7 +53,14 @@ def collect(
         options: Reset options.
         max_new_tokens: Tokens of an action at most.
         temperature: Of sampling; 0 is greedy.
+
+    Raises:
+        ValueError: If `env` resets ended slots by itself.
     """
+    if env.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
+        raise ValueError(
+            f"`env` must be in autoreset mode DISABLED, got {env.metadata.get('autoreset_mode')!r}"
+        )
     params = SamplingParams(max_new_tokens, temperature, tuple(env.metadata["action_stops"]))
     observations, infos = env.reset(seed=derive(seed, 0) % 2**31, options=dict(options or {}))
     trajectories = [

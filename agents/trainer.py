@@ -6,7 +6,6 @@ trainer.learn(num_updates=30)
 
 from __future__ import annotations
 
-import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import torch
 
 from agents.algorithms.algorithm import Algorithm, Targets, TokenView
 from agents.batch import Batch
+from agents.memory import peak_memory_mb
 from agents.policies.policy import Policy
 from agents.rollout import Rollout, collect
 from agents.trajectory import Trajectory
@@ -134,7 +134,8 @@ class Trainer:
     def _optimise(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         batch = Batch.from_trajectories(trajectories)
         targets = self.algorithm.targets(batch)
-        # A group of equal rewards has no advantage: its episodes would cost time and teach nothing.
+        # A group of equal rewards has no advantage: its episodes would cost time and teach
+        # nothing but what their KL penalty says, which is given up with them.
         useful = torch.nonzero(targets.advantages.abs().sum(1) > 0).flatten()
         tally = _Tally()
         for epoch in range(self.algorithm.num_epochs):
@@ -236,8 +237,6 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     count = len(trajectories)
     return {
         "rollout/reward": sum(t.reward for t in trajectories) / count,
-        "rollout/f1": sum(t.outcome["f1"] for t in trajectories) / count,
-        "rollout/exact_match": sum(t.outcome["exact_match"] for t in trajectories) / count,
         "rollout/searches": len(searches) / count,
         "rollout/turns": len(turns) / count,
         "rollout/noisy_share": sum(turn.noisy for turn in searches) / max(1, len(searches)),
@@ -245,6 +244,15 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "rollout/answered": sum(t.turns[-1].kind == "answer" for t in trajectories) / count,
         "rollout/action_tokens": sum(t.num_action_tokens for t in trajectories) / count,
         "rollout/context_tokens": sum(len(t.token_ids) for t in trajectories) / count,
+    } | _grades(trajectories)
+
+
+def _grades(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Return the means of those grades that the environment reports."""
+    return {
+        f"rollout/{name}": sum(t.outcome[name] for t in trajectories) / len(trajectories)
+        for name in ("f1", "exact_match")
+        if all(name in t.outcome for t in trajectories)
     }
 
 
@@ -256,5 +264,5 @@ def _time_metrics(rollout: Rollout, collecting: float, optimising: float) -> dic
         "time/update_s": optimising,
         "time/step_s": collecting + optimising,
         "time/policy_tokens_per_s": tokens / max(rollout.policy_seconds, 1e-9),
-        "time/peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "time/peak_memory_mb": peak_memory_mb(),
     }

@@ -1,3 +1,5 @@
+import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -21,3 +23,14 @@ def test_example_of_the_readme_runs(code: str, tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_numbers_of_the_readme_are_those_of_the_recorded_demo() -> None:
+    spec = importlib.util.spec_from_file_location("demo_table", ROOT / "docs" / "demo_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    demo_table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo_table)
+    record = json.loads(demo_table.RECORD.read_text(encoding="utf-8"))
+    readme = README.read_text(encoding="utf-8")
+    assert demo_table.with_table(readme, record) == readme

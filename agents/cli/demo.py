@@ -24,8 +24,9 @@ from agents.cli.options import (
     load_policy,
     load_questions,
 )
-from agents.cli.provenance import cpu_model, machine, peak_memory_mb, provenance
+from agents.cli.provenance import cpu_model, machine, provenance
 from agents.cli.threads import use_threads
+from agents.memory import peak_memory_mb
 
 if TYPE_CHECKING:
     from agents.evaluate import Evaluation
@@ -50,7 +51,8 @@ class Demo:
         steps: Updates of training.
         seed: Key of everything random.
         num_questions: Test questions an evaluation; 0 means all.
-        noisy_questions: Test questions of the evaluation with noise 0.5; 0 means all.
+        noisy_questions: Test questions of the evaluations with noise 0.5 and without documents; 0
+            means all.
         hard_questions: Questions of the hard set; 0 means all.
         train_questions: Questions an update.
         group_size: Episodes a question and update.
@@ -185,7 +187,7 @@ def make_exams(config: Demo) -> tuple[Exam, ...]:
         Exam("bm25", "bm25", load_engine("bm25"), *everything),
         Exam(f"{config.engine}\nnoise {NOISE}", *simulator, *some, noise=NOISE),
         Exam(f"{config.engine}\nhard set", *simulator, *hard),
-        Exam("no\ndocuments", "empty", load_engine("empty"), *everything),
+        Exam("no\ndocuments", "empty", load_engine("empty"), *some),
     )
 
 

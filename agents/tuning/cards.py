@@ -33,6 +33,14 @@ DESCRIPTIONS: Mapping[str, str] = {
 }
 
 
+_VALIDATION = "All tuning looked at the validation split."
+TUNED_ON: Mapping[str, str] = {
+    "simulator": "Its sampling temperature was chosen on requests of\nthe kind measured here.",
+    "skill": _VALIDATION,
+    "base": _VALIDATION,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One column of a policy's table."""
@@ -93,9 +101,9 @@ def card(name: str, metrics: Mapping[str, Any]) -> str:
     return (
         f"# zs-env/{name}\n\n{DESCRIPTIONS[name]}\n\n"
         f"Plain Qwen2 architecture, 1.05 M parameters, float16, Apache-2.0. Made from nothing by\n"
-        f"`zerosearch models build`; nothing below was used to choose it but the validation\n"
-        f"split. Measured by `zerosearch models measure` on MiniWiki version {WORLD_VERSION}\n"
-        f"(95 % Wilson intervals).\n\n{table}\n"
+        f"`zerosearch models build`. {TUNED_ON[name]}\n"
+        f"Measured by `zerosearch models measure --models DIR` on MiniWiki version\n"
+        f"{WORLD_VERSION} (95 % Wilson intervals).\n\n{table}\n"
         f"It knows the language of MiniWiki and nothing else.\n"
     )
 

@@ -41,6 +41,14 @@ class TinyShape:
     max_position_embeddings: int = 1024
     rope_theta: float = 1e5
 
+    def __post_init__(self) -> None:
+        head_dim = self.hidden_size // self.num_heads
+        if 2 * self.num_key_value_heads * head_dim != self.hidden_size:
+            raise ValueError(
+                "`num_key_value_heads` times the head's size must be half of `hidden_size`, got "
+                f"{self.num_key_value_heads} x {head_dim} of {self.hidden_size}"
+            )
+
 
 def tiny_config(shape: TinyShape, end_id: int) -> Qwen2Config:
     """Return the plain Qwen2 configuration of a tiny model."""

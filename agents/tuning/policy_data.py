@@ -47,7 +47,8 @@ class Habits:
         guess: Questions answered without a search ...
         guess_last_wording: ... and those asked in the last of a relation's three wordings. A
             habit that is rare everywhere would change sampled answers but no greedy one.
-        wrong_name: Answers that pick another name of the documents.
+        wrong_name: Answers that pick another name of the documents, or any name of the world where
+            they hold no other.
         bad_query: Searches that name nothing.
         malformed: Turns without a complete action.
         guess_on_noise: Noisy replies after which the agent guesses instead of searching again.

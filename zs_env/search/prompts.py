@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from zs_env.search.engine import Document, SearchRequest
 
-_DOC = re.compile(r"\bDoc\s*\d+\s*:", re.IGNORECASE)
+_DOC = re.compile(r"\bDoc\s*(\d+)\s*:", re.IGNORECASE)
 
 
 def tuned_prompt(request: SearchRequest) -> str:
@@ -37,6 +37,9 @@ def parse_documents(reply: str, top_k: int) -> list[Document]:
     ['one', 'two']
     """
     # The last numbered piece may have been cut off; it is kept, as a real snippet would be.
-    pieces = _DOC.split(reply.strip())
+    before, *rest = _DOC.split(reply.strip())
+    numbers, pieces = rest[::2], rest[1::2]
+    if numbers[:1] != ["1"]:  # else what stands before the first document introduces the list
+        pieces = [before, *pieces]
     texts = dict.fromkeys(" ".join(piece.split()) for piece in pieces)
     return [Document(text) for text in texts if text][:top_k]

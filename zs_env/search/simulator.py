@@ -14,7 +14,7 @@ from zs_env.search.prompts import parse_documents, tuned_prompt
 
 MAX_TOKENS_PER_DOCUMENT = 32
 
-DEFAULT_TEMPERATURE = 0.7
+DEFAULT_TEMPERATURE = 0.8
 """Greedy noisy replies would all be about the same few entities, which an agent could learn."""
 
 

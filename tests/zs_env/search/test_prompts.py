@@ -93,3 +93,7 @@ def test_tuned_prompt_tells_everything_a_request_holds(noisy, kind):
     assert tuned_prompt(request) == (
         f"Question: Who?\nAnswer: Ada | A. L.\nQuery: who is it\n{kind} documents:\n"
     )
+
+
+def test_introduction_before_the_first_document_is_left_out():
+    assert parse("Here are the documents:\nDoc 1: one\nDoc 2: two") == ["one", "two"]
