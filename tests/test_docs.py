@@ -46,8 +46,6 @@ def test_page_has_gymnasiums_chapters_in_order(name):
 
 @pytest.mark.parametrize("name", BUILDER.PAGES)
 def test_snippets_of_a_page_run(name):
-    if name == "environment_token.md":
-        pytest.skip("needs the shipped tokenizer; its own tests build it with another one")
     page = BUILDER.page(*BUILDER.PAGES[name])
     snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert snippets

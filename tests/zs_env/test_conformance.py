@@ -12,7 +12,6 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from envs_registry import SPECS
-from zs_env.models import model_folder
 from zs_env.wrappers import CurriculumNoise, RecordTranscript, TranscriptObservation
 
 RECORDS = [
@@ -138,16 +137,6 @@ def test_numeric_ids_run_in_gymnasiums_vector_environments(env_id, mode, tiny_to
     observations, *_ = envs.step(np.zeros(2, np.int64))
     assert observations in envs.observation_space
     envs.close()
-
-
-def test_token_id_builds_without_arguments():
-    try:
-        model_folder("base")
-    except FileNotFoundError:
-        pytest.skip("the shipped models are not in this checkout")
-    env = gym.make("ZeroSearchToken-v0")
-    observation, _ = env.reset(seed=0)
-    assert observation in env.observation_space
 
 
 def play(seed):

@@ -6,6 +6,7 @@ import pytest
 from gymnasium.error import ResetNeeded
 
 from zs_env import ZeroSearchEnv
+from zs_env.models import model_folder
 from zs_env.token_env import ZeroSearchTokenEnv, load_tokenizer
 
 QUESTIONS = [{"question": "Who was first?", "answers": ["Armstrong"]}]
@@ -144,6 +145,17 @@ def test_tokenizer_is_taken_from_a_file_or_a_folder(tokenizer, tmp_path):
 def test_wrong_argument_is_refused(make, arguments, error, message):
     with pytest.raises(error, match=message):
         make(**arguments)
+
+
+def test_shipped_tokenizer_is_the_default():
+    env = gym.make("ZeroSearchToken-v0")
+    observation, _ = env.reset(seed=0)
+    assert observation in env.observation_space
+    shipped = load_tokenizer(model_folder("base"))
+    assert env.action_space.n == shipped.get_vocab_size()
+    assert shown(observation, shipped).startswith("Question: ")
+    *_, last = write(env, shipped, "<think> hm</think><search> who is it</search>")
+    assert last[4]["query"] == "who is it"
 
 
 def test_make_passes_arguments_on(tokenizer):
