@@ -35,14 +35,16 @@ def table(record: Mapping[str, Any]) -> str:
         (row["policy"], row["engine"], row["noise"], row["questions"]): row
         for row in record["evaluations"]
     }
-    lines = ["| exact match | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    counts = [found["trained", *setting]["num_questions"] for setting in COLUMNS.values()]
+    heads = [f"{name} ({count})" for name, count in zip(COLUMNS, counts, strict=True)]
+    lines = ["| exact match | " + " | ".join(heads) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for policy, label in POLICIES.items():
         cells = [_cell(found.get((policy, *setting))) for setting in COLUMNS.values()]
         lines.append(f"| {label.format(**record['config'])} | " + " | ".join(cells) + " |")
     machine, minutes = record["machine"], record["wall_seconds"] / 60
     lines += [
         "",
-        f"Greedy answers to held-out test questions, 95 % Wilson intervals, seed "
+        f"Greedy answers to held-out test questions (their number), 95 % Wilson intervals, seed "
         f"{record['config']['seed']}, measured by `{record['command']}` on "
         f"{machine['cores']} cores of an {machine['cpu']} in {minutes:.1f} minutes "
         f"(median {record['training']['median_update_seconds']:.1f} s an update).",

@@ -36,10 +36,16 @@ def words_of(document: Document) -> set[str]:
     return set(f"{document.title} {document.text}".lower().split())
 
 
-env = gym.make(
-    "envs_registry:ZeroSearch-v0", questions=QUESTIONS, engine=WordOverlapEngine(), top_k=2
-)
-print(env.reset(seed=0, options={"question": "moon"})[0])
-print(env.step("<think>I should look it up.</think><search>first on the Moon</search>")[0])
-observation, reward, *_ = env.step("<answer>Neil Armstrong</answer>")
-print(f"reward {reward}")
+def main() -> None:
+    """Play one episode with the engine above."""
+    env = gym.make(
+        "envs_registry:ZeroSearch-v0", questions=QUESTIONS, engine=WordOverlapEngine(), top_k=2
+    )
+    print(env.reset(seed=0, options={"question": "moon"})[0])
+    print(env.step("<think>I should look it up.</think><search>first on the Moon</search>")[0])
+    _, reward, *_ = env.step("<answer>Neil Armstrong</answer>")
+    print(f"reward {reward}")
+
+
+if __name__ == "__main__":
+    main()

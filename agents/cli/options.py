@@ -32,7 +32,7 @@ EngineName = Annotated[
     arg(
         metavar="ENGINE",
         help="What answers queries: simulator (a language model), world (exact facts), bm25 (an "
-        "index over real articles), empty (finds nothing), or an import path module:attribute.",
+        "index over its sentences), empty (finds nothing), or an import path module:attribute.",
     ),
 ]
 PolicyName = Annotated[
@@ -111,6 +111,8 @@ def _import_module(module: str, name: str) -> Any:
         if error.name and not f"{module}.".startswith(f"{error.name}."):
             raise  # the module is there, but something that it imports is not
         raise ValueError(f"`engine` must name a module that exists, got {name!r}") from error
+    except SyntaxError as error:
+        raise ValueError(f"`engine` must name a module that can be read: {error}") from error
 
 
 def load_policy(name: str) -> CausalLMPolicy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -190,11 +191,21 @@ def _check_out(out: Path) -> None:
         ValueError: If it cannot be written, or holds a model rather than a run.
     """
     check_folder(out)
-    if (out / CONFIG_FILE).exists() and not (out / METRICS_FILE).exists():
+    if (out / CONFIG_FILE).exists() and not _is_run(out):
         raise ValueError(
             f"`out` must be a new folder or that of an earlier run, got {str(out)!r}, whose "
             f"{CONFIG_FILE} is not a run's"
         )
+
+
+def _is_run(out: Path) -> bool:
+    """Return whether `out` is a run's folder, even one that ended before its first row."""
+    if (out / METRICS_FILE).exists():
+        return True
+    try:
+        return "start_weights_sha256" in json.loads((out / CONFIG_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
 
 
 def make_algorithm(config: Train) -> Algorithm:
@@ -257,8 +268,8 @@ def start_folder(out: Path) -> None:
     from agents.callbacks import CHECKPOINT_FOLDER, CURVE_FILE, TRANSCRIPTS_FILE
 
     out.mkdir(parents=True, exist_ok=True)
-    # Only a folder with metrics is known to be a run's: what else is called so may be precious.
-    if (out / METRICS_FILE).exists():
+    # Files of other folders that happen to be called so may be precious.
+    if _is_run(out):
         for name in (CONFIG_FILE, METRICS_FILE, TRANSCRIPTS_FILE, CURVE_FILE):
             (out / name).unlink(missing_ok=True)
         for name in (CHECKPOINT_FOLDER, "tensorboard"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agents.batch import Batch
@@ -40,10 +41,14 @@ class CausalLMPolicy:
 
         Raises:
             FileNotFoundError: If there is no model in the folder.
+            ValueError: If its weights are damaged.
         """
         folder = find_policy(name)
         # Training needs float32 master weights, also where sampling could do with less.
-        lm = TransformersLM.from_pretrained(folder, device, dtype=torch.float32)
+        try:
+            lm = TransformersLM.from_pretrained(folder, device, dtype=torch.float32)
+        except SafetensorError as error:
+            raise ValueError(f"`policy` must be a readable model, got {folder}: {error}") from error
         return cls(lm.model, lm.tokenizer)
 
     def session(self, num_rows: int) -> TransformersSession:
@@ -109,7 +114,9 @@ def find_policy(name: str | Path) -> Path:
     if isinstance(name, str) and name in POLICIES:
         return model_folder(name)
     for folder in (Path(name), Path(name) / "checkpoint"):
-        if (folder / "config.json").is_file() and list(folder.glob("*.safetensors")):
+        has_tokenizer = (folder / "tokenizer.json").is_file() or list(folder.glob("vocab*"))
+        has_model = (folder / "config.json").is_file() and list(folder.glob("*.safetensors"))
+        if has_model and has_tokenizer:
             return folder
     raise FileNotFoundError(
         f"`policy` must name a shipped model or a folder with one, got {name!s}"

@@ -1,7 +1,7 @@
 """Training examples of the simulator: (question, answers, query, useful or noisy) → documents.
 
 Targets are real search results: what BM25 returns over the encyclopaedia for the query (useful),
-or for the same kind of query about another entity, half of the time one with a similar name, with
+or for the same kind of query about another entity, now and then one with a similar name, with
 every passage that names the asked entity left out (noisy). So the simulator learns the real
 engine's distribution, and noise is one clean notion: the right kind of fact about somebody else.
 """

@@ -112,10 +112,20 @@ class TransformersLM:
     def complete(
         self, prompts: Sequence[str], seeds: Sequence[int], params: SamplingParams
     ) -> list[str]:
-        """Return the continuation of each prompt."""
+        """Return the continuation of each prompt.
+
+        Raises:
+            ValueError: If a prompt does not fit into the model's context.
+        """
         if not prompts:
             return []
-        rows = self._rows([self.encode(text) for text in prompts], seeds)
+        encoded = [self.encode(text) for text in prompts]
+        longest = max(map(len, encoded))
+        if longest >= self.max_context:
+            raise ValueError(
+                f"`prompts` must be shorter than {self.max_context} tokens, got one of {longest}"
+            )
+        rows = self._rows(encoded, seeds)
         return [completion.text for completion in self.run(rows, params, keep=None)]
 
     def _rows(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[_Row]:

@@ -7,18 +7,26 @@ from collections.abc import Sequence
 
 from zs_env.search.engine import Document, SearchRequest
 
+MAX_QUERY_LENGTH = 512
+"""Characters of a query that a simulator reads, as a search field would."""
+
 _DOC = re.compile(r"\bDoc\s*(\d+)\s*:", re.IGNORECASE)
 
 
 def tuned_prompt(request: SearchRequest) -> str:
     """Return the short prompt that simulation tuning trains; the reply begins with `Doc 1:`."""
     kind = "Noisy" if request.noisy else "Useful"
+    # On one line each: a query must not be able to write lines of the prompt.
     return (
-        f"Question: {request.question}\n"
-        f"Answer: {' | '.join(request.golden_answers)}\n"
-        f"Query: {request.query}\n"
+        f"Question: {_one_line(request.question)}\n"
+        f"Answer: {_one_line(' | '.join(request.golden_answers))}\n"
+        f"Query: {_one_line(request.query)[:MAX_QUERY_LENGTH]}\n"
         f"{kind} documents:\n"
     )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def format_documents(texts: Sequence[str]) -> str:

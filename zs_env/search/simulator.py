@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from zs_env.lm.generator import SamplingParams, TextGenerator
-from zs_env.search.engine import Document, SearchRequest
+from zs_env.search.engine import Document, SearchEngineError, SearchRequest
 from zs_env.search.prompts import parse_documents, tuned_prompt
 
 MAX_TOKENS_PER_DOCUMENT = 32
@@ -38,15 +38,23 @@ class SimulatedSearchEngine:
         self._generator, self._prompt, self._temperature = generator, prompt, temperature
 
     def search(self, requests: Sequence[SearchRequest]) -> list[list[Document]]:
-        """Return what the model writes: at most `top_k` distinct documents a request."""
+        """Return what the model writes: at most `top_k` distinct documents a request.
+
+        Raises:
+            SearchEngineError: If a question is too long for the model.
+        """
         if not requests:
             return []
         tokens = MAX_TOKENS_PER_DOCUMENT * max(request.top_k for request in requests)
-        replies = self._generator.complete(
-            [self._prompt(request) for request in requests],
-            [request.seed for request in requests],
-            SamplingParams(max_new_tokens=tokens, temperature=self._temperature),
-        )
+        params = SamplingParams(max_new_tokens=tokens, temperature=self._temperature)
+        prompts = [self._prompt(request) for request in requests]
+        try:
+            replies = self._generator.complete(
+                prompts, [request.seed for request in requests], params
+            )
+        except ValueError as error:
+            # An empty reply would be silent noise: what cannot be asked is an error.
+            raise SearchEngineError(f"the simulator cannot be asked: {error}") from error
         return [
             parse_documents(reply, request.top_k)
             for reply, request in zip(replies, requests, strict=True)

@@ -1,6 +1,7 @@
 """A causal LM as a policy."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from agents.batch import Batch
 from agents.policies.causal_lm import CausalLMPolicy, find_policy
 from agents.trajectory import Trajectory
 from zs_env.lm.generator import SamplingParams
+from zs_env.models import model_folder
 
 
 def make(parts, offset=0):
@@ -131,3 +133,18 @@ def test_folder_without_weights_is_no_policy(tmp_path):
 def test_run_folder_means_its_checkpoint(make_policy, tmp_path):
     make_policy().save(tmp_path / "checkpoint")
     assert find_policy(tmp_path) == tmp_path / "checkpoint"
+
+
+def test_damaged_weights_are_reported_as_such(tmp_path):
+    shutil.copytree(model_folder("base"), tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="`policy` must be a readable model"):
+        CausalLMPolicy.load(tmp_path / "model")
+
+
+def test_folder_without_a_tokenizer_is_no_policy(tmp_path):
+    shutil.copytree(model_folder("base"), tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match="`policy` must name a shipped model"):
+        CausalLMPolicy.load(tmp_path / "model")

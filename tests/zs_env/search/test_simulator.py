@@ -3,7 +3,8 @@
 import pytest
 
 from zs_env.lm.generator import SamplingParams
-from zs_env.search.engine import Document, SearchRequest
+from zs_env.search.engine import Document, SearchEngineError, SearchRequest
+from zs_env.search.registry import make_engine
 from zs_env.search.simulator import MAX_TOKENS_PER_DOCUMENT, SimulatedSearchEngine
 
 
@@ -92,3 +93,14 @@ def test_prompt_and_temperature_may_be_chosen():
     prompts, _, params = generator.calls[0]
     assert prompts == ["QUERY 0"]
     assert params == SamplingParams(3 * MAX_TOKENS_PER_DOCUMENT, 0.7)
+
+
+def test_question_too_long_for_the_model_is_an_error_and_no_empty_result():
+    engine = make_engine("simulator")
+    with pytest.raises(SearchEngineError, match="cannot be asked"):
+        engine.search([SearchRequest("who", question="who " * 4000)])
+
+
+def test_long_query_still_finds_documents():
+    engine = make_engine("simulator")
+    assert len(engine.search([SearchRequest("who directed it " * 600)])[0]) > 0
