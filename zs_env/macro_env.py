@@ -56,8 +56,8 @@ class ZeroSearchMacroEnv(NumericEnv):
     latest documents that hold the entity searched for, words of the question (share of 32) and
     entities (share of K). The question's words but for its entities, hashed into 64 buckets. Then
     six for each entity: whether there is one, whether the latest documents hold it, share of them
-    that do, whether it was searched for, whether it is a number, and the words that its first
-    document shares with the question (share of 8). Golden answers play no part.
+    that do, whether it was searched for, whether it is a number, and the share of the question's
+    words that stand in its first document. Golden answers play no part.
 
     ## Starting State
 
@@ -246,7 +246,7 @@ class MacroView:
             share,
             float(name in self.searched),
             float(name.isdigit()),
-            len(context & set(words)) / 8,
+            len(context & set(words)) / max(1, len(set(words))),
         ]
 
     def _share(self, name: str) -> float:
