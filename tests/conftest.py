@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
@@ -10,6 +11,10 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+
+# A busy machine stalls now and then, and no property here is about time.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
 
 TEXT = [
     "Question: who directed the film The Silent Harbor?\n",
