@@ -7,7 +7,6 @@ the test split falls into as many pieces as any other name.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -59,8 +58,3 @@ def train_tokenizer(seed: int = 0, num_worlds: int = 200) -> PreTrainedTokenizer
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=END, pad_token=END, clean_up_tokenization_spaces=False
     )
-
-
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the tokenizer in Hugging Face format beside a model."""
-    tokenizer.save_pretrained(folder)
