@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Final, Unpack
 
 import gymnasium as gym
 from gymnasium.error import ResetNeeded
-from gymnasium.utils import seeding
 
 from zs_env.episode import Episode, Message, Outcome, Rules
 from zs_env.rendering import RENDERERS, RenderFrame, check_render_mode, print_panels
@@ -18,6 +17,7 @@ from zs_env.settings import (
     Settings,
     SettingsArguments,
     check_group_size,
+    episode_key,
 )
 from zs_env.spaces import UnicodeText
 from zs_env.task.actions import GRAMMAR, STOPS
@@ -199,8 +199,8 @@ class ZeroSearchEnv(gym.Env[str, str]):
         self.render_mode = check_render_mode(render_mode, RENDER_MODES)
         self._factory = EpisodeFactory(Settings(**settings))
         self._episode: Episode | None = None
-        self._key = 0
-        self._num_begun = 0  # episodes of the present group
+        self._stream: int | None = None  # decides all episodes until the next seed
+        self._num_begun = 0  # episodes of that stream
         rules = self._factory.rules
         self.metadata = type(self).metadata | self._factory.metadata(group_size)  # type: ignore[misc]
         self.action_space = UnicodeText(rules.max_action_length)
@@ -216,13 +216,18 @@ class ZeroSearchEnv(gym.Env[str, str]):
         """
         start = self._factory.read_options(options)
         super().reset(seed=seed)
-        if seed is not None or self._num_begun % self.group_size == 0:
-            self._key, self._num_begun = int(self.np_random.integers(KEY_LIMIT)), 0
-        self._num_begun += 1
-        self._episode = episode = self._factory.start(self._key, start)
+        stream, num_begun = self._place(fresh=seed is not None)
+        episode = self._factory.start(episode_key(stream, num_begun // self.group_size), start)
+        self._episode, self._stream, self._num_begun = episode, stream, num_begun + 1
         if self.render_mode == "human":
             print_panels(episode.transcript)
         return episode.prompt, episode.reset_info()
+
+    def _place(self, *, fresh: bool = False) -> tuple[int, int]:
+        """Return the stream of episodes and how many of it have begun."""
+        if self._stream is None or fresh:
+            return int(self.np_random.integers(KEY_LIMIT)), 0
+        return self._stream, self._num_begun
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Take one turn.
@@ -282,19 +287,19 @@ class ZeroSearchEnv(gym.Env[str, str]):
     def get_state(self) -> dict[str, Any]:
         """Return where the environment stands: dicts, lists, texts, numbers and None.
 
-        All that decides what comes next is in it, but for what an adaptive curriculum learned.
+        All that decides what comes next is in it.
         """
+        self._stream, self._num_begun = self._place()
         return {
             "episode": None if self._episode is None else self._episode.get_state(),
-            "random": self.np_random.bit_generator.state,
-            "key": self._key,
+            "stream": self._stream,
             "num_begun": self._num_begun,
+            "curriculum": self._factory.curriculum.get_state(),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go to where an environment with the same arguments stood when it gave `state`."""
-        self.np_random, _ = seeding.np_random(0)
-        self.np_random.bit_generator.state = state["random"]
-        self._key, self._num_begun = state["key"], state["num_begun"]
-        episode = state["episode"]
-        self._episode = episode and Episode.from_state(episode, self._factory.rules)
+        factory, episode = self._factory, state["episode"]
+        self._episode = episode and Episode.from_state(episode, factory.rules)
+        self._stream, self._num_begun = state["stream"], state["num_begun"]
+        factory.curriculum = factory.curriculum.with_state(state["curriculum"])

@@ -23,11 +23,10 @@ from zs_env.search.engine import Document, SearchRequest
 from zs_env.search.neutralise import neutralise_documents
 from zs_env.task.actions import Action, ActionKind, malformed, parse
 from zs_env.task.prompts import PLACEHOLDER, PROMPTS, fill
-from zs_env.task.questions import Question
+from zs_env.task.questions import MAX_QUESTION_LENGTH, Question
 from zs_env.task.reward_terms import AnswerGrade, RewardTerm, Turn
 from zs_env.task.rewards import exact_match, token_f1
 
-MAX_QUESTION_LENGTH: Final = 4096
 MAX_TITLE_LENGTH: Final = 200
 _LAYOUT_LENGTH: Final = 64  # more than the characters around a document, or around all of them
 _MAX_ERROR_LENGTH: Final = 200  # more than the longest message about a malformed action
@@ -136,20 +135,12 @@ class Episode:
         noise: Probability, in [0, 1], that a search asks for noisy documents.
         noise_seed: Key of the noise draws and of the seeds that requests carry. Episodes of one
             question that share it get the same draws turn by turn: they are one group.
-
-    Raises:
-        ValueError: If the question is longer than `MAX_QUESTION_LENGTH` characters.
     """
 
     def __init__(
         self, question: Question, rules: Rules, noise: float = 0.0, noise_seed: int = 0
     ) -> None:
         """Begin at turn 0, before the agent's first action."""
-        if len(question.text) > MAX_QUESTION_LENGTH:
-            raise ValueError(
-                f"`question` must be at most {MAX_QUESTION_LENGTH} characters long, "
-                f"got {len(question.text)} in question {question.id!r}"
-            )
         self.question = question
         self.rules = rules
         self.noise = noise

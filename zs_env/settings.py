@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 
 _RULES: Final = Rules()  # their defaults are the constructor's
 
-KEY_LIMIT: Final = 2**63  # episode keys are drawn from [0, KEY_LIMIT)
+KEY_LIMIT: Final = 2**63  # streams and keys of episodes are in [0, KEY_LIMIT)
 
 # What an episode's key is used for.
 _QUESTION_DRAW: Final = 0
@@ -117,6 +117,16 @@ class ResetOptions:
     max_turns: int | None = None
     noise_seed: int | None = None
     split: str | None = None
+
+
+def episode_key(stream: int, index: int) -> int:
+    """Return the key of the episode at `index`, from 0, of a stream, in [0, `KEY_LIMIT`).
+
+    Args:
+        stream: Decides a whole sequence of episodes, in [0, `KEY_LIMIT`).
+        index: Place in the sequence.
+    """
+    return derive(stream, index)
 
 
 OPTION_NAMES: Final = tuple(field.name for field in fields(ResetOptions))

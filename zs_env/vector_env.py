@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any, ClassVar, Final, Unpack
+from typing import Any, ClassVar, Final, NamedTuple, Unpack
 
 import numpy as np
 from gymnasium.error import ResetNeeded
@@ -24,6 +23,7 @@ from zs_env.settings import (
     Settings,
     SettingsArguments,
     check_option_names,
+    episode_key,
 )
 from zs_env.spaces import UnicodeText
 
@@ -101,7 +101,9 @@ class ZeroSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]
         self.single_observation_space = UnicodeText(rules.max_observation_length)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self._groups = [GroupKeys(group_size) for _ in range(num_envs // group_size)]
+        self._groups = [
+            GroupKeys(new_stream(), (0,) * group_size) for _ in range(num_envs // group_size)
+        ]
         self._episodes: list[Episode | None] = [None] * num_envs
         self._observations = [""] * num_envs
 
@@ -123,23 +125,37 @@ class ZeroSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]
             the slots that are.
 
         Raises:
-            ValueError: If an option or the number of seeds is wrong; nothing has changed then.
+            ValueError: If an option or the number of seeds is wrong.
             TypeError: If `reset_mask` is not a boolean array.
+            gymnasium.error.Error: If a seed is negative or no integer.
+
+        Whatever it raises, nothing has changed then.
         """
         slot_options = self._read_options(options)
         mask = self._read_mask(options)
         seeds = self._read_seeds(seed)
+        groups = list(self._groups)
         for index in np.flatnonzero(mask[:: self.group_size]).tolist():
-            self._groups[index].restart(seeds[index * self.group_size])
+            groups[index] = groups[index].restarted(seeds[index * self.group_size])
+        begun = {
+            slot: self._next_episode(slot, slot_options[slot], groups)
+            for slot in np.flatnonzero(mask).tolist()
+        }
+        self._groups = groups
         infos: list[dict[str, Any]] = [{}] * self.num_envs
-        for slot in np.flatnonzero(mask).tolist():
-            infos[slot] = self._begin_episode(slot, slot_options[slot])
+        for slot, episode in begun.items():
+            infos[slot] = self._seat(slot, episode)
         return tuple(self._observations), stack_infos(infos)
 
-    def _begin_episode(self, slot: int, options: ResetOptions) -> dict[str, Any]:
-        """Start the slot's next episode, set its observation, and return its info."""
+    def _next_episode(self, slot: int, options: ResetOptions, groups: list[GroupKeys]) -> Episode:
+        """Return the slot's next episode, and count it as begun in `groups`."""
         group, member = divmod(slot, self.group_size)
-        episode = self._factory.start(self._groups[group].next_key(member), options)
+        episode = self._factory.start(groups[group].key(member), options)
+        groups[group] = groups[group].begun_by(member)
+        return episode
+
+    def _seat(self, slot: int, episode: Episode) -> dict[str, Any]:
+        """Let the slot play an episode, set its observation, and return the info."""
         self._episodes[slot] = episode
         self._observations[slot] = episode.prompt
         return episode.reset_info()
@@ -202,7 +218,7 @@ class ZeroSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]
     def _stand_in(self, slot: int) -> Outcome:
         """Return what a slot whose episode was already over reports for this step."""
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            info = self._begin_episode(slot, ResetOptions())
+            info = self._seat(slot, self._next_episode(slot, ResetOptions(), self._groups))
             return Outcome(self._observations[slot], 0.0, False, False, info)
         answered = self._begun_episodes()[slot].stop_reason is StopReason.ANSWERED
         return Outcome("", 0.0, answered, not answered, {})
@@ -211,8 +227,30 @@ class ZeroSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]
         """Return an outcome that, where it ends the episode, opens the next one."""
         if not (outcome.terminated or outcome.truncated):
             return outcome
-        info = self._begin_episode(slot, ResetOptions())
+        info = self._seat(slot, self._next_episode(slot, ResetOptions(), self._groups))
         return outcome._replace(observation=self._observations[slot], info=info)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return where all slots stand: dicts, lists, texts, numbers and None.
+
+        All that decides what comes next is in it.
+        """
+        return {
+            "episodes": [episode and episode.get_state() for episode in self._episodes],
+            "observations": list(self._observations),
+            "groups": [{"stream": g.stream, "num_begun": list(g.num_begun)} for g in self._groups],
+            "curriculum": self._factory.curriculum.get_state(),
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go to where an environment with the same arguments stood when it gave `state`."""
+        factory = self._factory
+        self._episodes = [
+            episode and Episode.from_state(episode, factory.rules) for episode in state["episodes"]
+        ]
+        self._observations = list(state["observations"])
+        self._groups = [GroupKeys(g["stream"], tuple(g["num_begun"])) for g in state["groups"]]
+        factory.curriculum = factory.curriculum.with_state(state["curriculum"])
 
     def render(self) -> tuple[RenderFrame, ...] | None:
         """Return one transcript a slot, as the single environment does; None without a mode."""
@@ -280,35 +318,45 @@ class ZeroSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]
         return values
 
 
-class GroupKeys:
-    """The random keys of a group's episodes: every member gets the same ones, in the same order.
+class GroupKeys(NamedTuple):
+    """Where a group stands in its stream of episodes.
 
-    Members end their episodes at different times, so each reads the common sequence at its own
-    pace. A key is dropped once all members have read it.
+    Members end their episodes at different times, so each goes along the stream at its own pace;
+    their k-th episodes have the same key.
 
-    Args:
-        num_members: Slots in the group, at least 1.
+    Attributes:
+        stream: Decides all episodes of the group until its next seed.
+        num_begun: Episodes that each member has begun, or skipped to be level with the others.
     """
 
-    def __init__(self, num_members: int) -> None:
-        """Seed from the system, as an environment that is reset without a seed."""
-        self._generator, _ = seeding.np_random()
-        self._pending: list[deque[int]] = [deque() for _ in range(num_members)]
+    stream: int
+    num_begun: tuple[int, ...]
 
-    def restart(self, seed: int | None = None) -> None:
-        """Put all members level again: with a new seed, or going on from the last one."""
-        if seed is not None:
-            self._generator, _ = seeding.np_random(seed)
-        for pending in self._pending:
-            pending.clear()
+    def restarted(self, seed: int | None) -> GroupKeys:
+        """Return all members level again: on a new stream, or going on from the last episode."""
+        if seed is None:
+            return GroupKeys(self.stream, (max(self.num_begun),) * len(self.num_begun))
+        return GroupKeys(new_stream(seed), (0,) * len(self.num_begun))
 
-    def next_key(self, member: int) -> int:
-        """Return the member's next key, in [0, `KEY_LIMIT`)."""
-        if not self._pending[member]:
-            key = int(self._generator.integers(KEY_LIMIT))
-            for pending in self._pending:
-                pending.append(key)
-        return self._pending[member].popleft()
+    def key(self, member: int) -> int:
+        """Return the key of the member's next episode, in [0, `KEY_LIMIT`)."""
+        return episode_key(self.stream, self.num_begun[member])
+
+    def begun_by(self, member: int) -> GroupKeys:
+        """Return where the group stands once the member has begun that episode."""
+        counts = list(self.num_begun)
+        counts[member] += 1
+        return GroupKeys(self.stream, tuple(counts))
+
+
+def new_stream(seed: int | None = None) -> int:
+    """Return the stream of a seed, as a single environment draws it; without one, a random one.
+
+    Raises:
+        gymnasium.error.Error: If the seed is negative or no integer.
+    """
+    generator, _ = seeding.np_random(seed)
+    return int(generator.integers(KEY_LIMIT))
 
 
 def stack_infos(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

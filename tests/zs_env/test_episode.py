@@ -203,8 +203,10 @@ def test_action_must_be_a_string(action):
 
 
 def test_overlong_question_is_refused():
-    with pytest.raises(ValueError, match=r"`question` must be at most 4096 characters long"):
-        Episode(Question("long", "x" * 5000, ("y",)), Rules())
+    with pytest.raises(
+        ValueError, match=r"`text` of question 'long' must be at most 4096 .*, got 5000"
+    ):
+        Question("long", "x" * 5000, ("y",))
 
 
 def test_transcript_keeps_who_wrote_what():

@@ -1,5 +1,7 @@
 """The vector environment: the same rules, one engine call a step."""
 
+import json
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from zs_env import Document, Question, SearchEngineError, ZeroSearchEnv, ZeroSearchVectorEnv
 from zs_env.search.curriculum import AdaptiveCurriculum
+from zs_env.settings import episode_key
 from zs_env.vector_env import GroupKeys, stack_infos
 
 QUESTIONS = tuple(Question(f"q{i}", f"What is {i}?", (f"number {i}",)) for i in range(20))
@@ -271,15 +274,53 @@ def test_group_takes_the_seed_of_its_first_slot():
 
 @given(st.integers(1, 4), st.lists(st.integers(0, 3), max_size=40))
 def test_group_keys_are_one_sequence_for_all_members(num_members, readers):
-    keys, reference = GroupKeys(num_members), GroupKeys(1)
-    keys.restart(seed=1)
-    reference.restart(seed=1)
-    sequence = [reference.next_key(0) for _ in range(len(readers))]
+    keys = GroupKeys(7, (0,) * num_members)
+    sequence = [episode_key(7, index) for index in range(len(readers) + 1)]
     positions = [0] * num_members
     for reader in readers:
         member = reader % num_members
-        assert keys.next_key(member) == sequence[positions[member]]
+        assert keys.key(member) == sequence[positions[member]]
+        keys = keys.begun_by(member)
         positions[member] += 1
+    level = keys.restarted(None)
+    assert {level.key(member) for member in range(num_members)} == {sequence[max(positions)]}
+
+
+@pytest.mark.parametrize(
+    ("seed", "options"),
+    [
+        ([3, -1], None),
+        ([3, "x"], None),
+        (3, {"question": [None, {"question": "x" * 5000, "answers": "y"}]}),
+        (3, {"progress": [0.0, 1.0]}),
+    ],
+)
+def test_reset_that_fails_in_a_later_slot_changes_nothing(seed, options):
+    def curriculum(progress):
+        return 0.0 if progress < 1 else 7.0  # no probability
+
+    envs, twin = (make(2, curriculum=curriculum) for _ in range(2))
+    for each in (envs, twin):
+        each.reset(seed=1)
+        each.step(["<search>a</search>", "<answer>b</answer>"])
+    with pytest.raises((ValueError, gym.error.Error)):
+        envs.reset(seed=seed, options=options)
+    assert envs.get_state() == twin.get_state()
+    assert_same(envs.reset(), twin.reset())
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_environment_goes_on_from_its_state(mode):
+    settings = {"group_size": 2, "curriculum": AdaptiveCurriculum(window=2), "autoreset_mode": mode}
+    envs, twin = make(4, **settings), make(4, **settings)
+    envs.reset(seed=1)
+    actions = ["<search>a</search>", "<answer>b</answer>", "", "<answer>c</answer>"]
+    envs.step(actions)
+    twin.set_state(json.loads(json.dumps(envs.get_state())))
+    for _ in range(4):
+        assert_same(envs.step(actions), twin.step(actions))
+    assert_same(envs.reset(), twin.reset())
+    assert envs.get_state() == twin.get_state()
 
 
 @given(

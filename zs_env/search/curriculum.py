@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 
 def _clipped(progress: float) -> float:
@@ -41,6 +41,14 @@ class Curriculum(ABC):
         Args:
             success: How well it went, in [0, 1].
         """
+        return self
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what `after` has changed so far, as JSON values."""
+        return {}
+
+    def with_state(self, state: Mapping[str, Any]) -> Curriculum:
+        """Return the curriculum that goes on where one built alike had this state."""
         return self
 
 
@@ -160,6 +168,14 @@ class ReversedCurriculum(Curriculum):
         """Return the reverse of how the other curriculum goes on."""
         return ReversedCurriculum(self.forward.after(success))
 
+    def get_state(self) -> dict[str, Any]:
+        """Return the other curriculum's state."""
+        return self.forward.get_state()
+
+    def with_state(self, state: Mapping[str, Any]) -> ReversedCurriculum:
+        """Return the reverse of the other curriculum with this state."""
+        return ReversedCurriculum(self.forward.with_state(state))
+
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveCurriculum(Curriculum):
@@ -215,6 +231,14 @@ class AdaptiveCurriculum(Curriculum):
         direction = 1 if total / num_episodes > self.target else -1
         noise = min(self.end, max(self.start, self(0.0) + direction * self.step))
         return replace(self, noise=noise, total=0.0, num_episodes=0)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the present probability and what was counted since the last move."""
+        return {"noise": self.noise, "total": self.total, "num_episodes": self.num_episodes}
+
+    def with_state(self, state: Mapping[str, Any]) -> AdaptiveCurriculum:
+        """Return the curriculum with the probability and the counts of `state`."""
+        return replace(self, **state)
 
 
 @dataclass(frozen=True, slots=True)
