@@ -116,6 +116,7 @@ class ZeroSearchEnv(gym.Env[str, str]):
     | `query` | step | the query, or an empty text |
     | `documents` | step | tuple of the `Document`s that the agent reads next |
     | `noisy` | step | whether noisy documents were asked for |
+    | `noise_kind` | step | which of `noise_kinds` was asked for, or an empty text |
     | `answer` | end | the answer, or an empty text if there is none |
     | `exact_match`, `f1` | end | its grades; 0 without an answer |
     | `golden_answers` | end | the accepted answers; never shown earlier |
@@ -140,6 +141,7 @@ class ZeroSearchEnv(gym.Env[str, str]):
     | `reward` | "f1" | see "Reward" |
     | `curriculum` | "exponential" | from progress to noise: a name, a `Curriculum` or a function |
     | `noise` | None | probability of noisy documents where a reset names neither it nor progress |
+    | `noise_kinds` | () | kinds that a noisy search draws from; without any the engine chooses |
     | `group_size` | 1 | so many episodes in a row share question and noise stream |
     | `max_action_length` | 8192 | characters beyond which an action is malformed |
     | `max_document_length` | 2048 | characters at which a document is clipped |
@@ -151,6 +153,9 @@ class ZeroSearchEnv(gym.Env[str, str]):
     Records, the lines of a JSONL file and the rows of a parquet file are mappings with `question`
     and `answers` (or `golden_answers`), and perhaps `id`, `data_source` and `num_hops`. They make
     up one set that every split stands for.
+
+    Kinds of noise are "irrelevant", "near-miss" (somebody whose name looks alike), "outdated",
+    "contradictory", "partial" (about the right entity, without the fact) and "empty".
 
     Curricula by name are "exponential" (the paper's, from 0 to 0.5), "linear", "step",
     "constant", "reversed" and "adaptive", which follows the recent share of exact matches; they

@@ -19,7 +19,7 @@ from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 from zs_env.random import Stream, derive
-from zs_env.search.engine import Document, SearchRequest
+from zs_env.search.engine import Document, NoiseKind, SearchRequest
 from zs_env.search.neutralise import neutralise_documents
 from zs_env.task.actions import Action, ActionKind, malformed, parse
 from zs_env.task.prompts import PLACEHOLDER, PROMPTS, fill
@@ -34,6 +34,7 @@ _MAX_ERROR_LENGTH: Final = 200  # more than the longest message about a malforme
 # Each turn has two draws of its own in the noise stream: counters 2 * turn and 2 * turn + 1.
 _NOISE_DRAW: Final = 0
 _REQUEST_SEED: Final = 1
+_KIND_DRAW: Final = 0  # of the request's own seed
 
 
 class StopReason(StrEnum):
@@ -86,6 +87,8 @@ class Rules:
         reward: What a turn is worth.
         max_action_length: Characters of the longest action that is read at all.
         max_document_length: Characters at which a document is clipped.
+        noise_kinds: Kinds of noise among which each noisy search draws one; none leaves the kind
+            to the engine.
     """
 
     prompt: str = PROMPTS["miniwiki"]
@@ -94,6 +97,7 @@ class Rules:
     reward: RewardTerm = field(default_factory=AnswerGrade)
     max_action_length: int = 8192
     max_document_length: int = 2048
+    noise_kinds: tuple[NoiseKind, ...] = ()
 
     @property
     def max_observation_length(self) -> int:
@@ -196,14 +200,20 @@ class Episode:
     def _ask(self, query: str) -> SearchRequest:
         draw = 2 * self.turn
         noisy = self.noise > 0 and self._draws.uniform(draw + _NOISE_DRAW) < self.noise
+        seed = self._draws.derive(draw + _REQUEST_SEED)
         return SearchRequest(
             query=query,
             question=self.question.text,
             golden_answers=self.question.golden_answers,
             noisy=noisy,
-            seed=self._draws.derive(draw + _REQUEST_SEED),
+            seed=seed,
             top_k=self.rules.top_k,
+            noise_kind=self._noise_kind(seed) if noisy else None,
         )
+
+    def _noise_kind(self, seed: int) -> NoiseKind | None:
+        kinds = self.rules.noise_kinds
+        return kinds[derive(seed, _KIND_DRAW) % len(kinds)] if kinds else None
 
     def end_turn(self, documents: Sequence[Document] = ()) -> Outcome:
         """Finish the turn that `begin_turn` began.
@@ -221,7 +231,7 @@ class Episode:
         played = _Played(action, shown, request is not None)
         self._advance(played)
         observation = played.observation
-        info = self._step_info(played, noisy=request is not None and request.noisy)
+        info = self._step_info(played, request)
         if self.stop_reason is not None:
             info |= self._final_info(action)
         return Outcome(
@@ -260,8 +270,9 @@ class Episode:
         )
         return float(self.rules.reward(turn))
 
-    def _step_info(self, played: _Played, *, noisy: bool) -> dict[str, Any]:
+    def _step_info(self, played: _Played, request: SearchRequest | None) -> dict[str, Any]:
         action = played.action
+        kind = None if request is None else request.noise_kind
         return {
             "question_id": self.question.id,
             "data_source": self.question.data_source,
@@ -270,7 +281,8 @@ class Episode:
             "action": str(action.kind),
             "query": action.content if action.kind is ActionKind.SEARCH else "",
             "documents": played.shown,
-            "noisy": noisy,
+            "noisy": request is not None and request.noisy,
+            "noise_kind": kind or "",
             "noise": self.noise,
             "num_searches": self.num_searches,
         }

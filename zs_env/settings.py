@@ -7,7 +7,7 @@ key into an episode. Every mistake of a caller is reported here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, Final, TypedDict, TypeVar
@@ -15,7 +15,7 @@ from typing import Any, Final, TypedDict, TypeVar
 from zs_env.episode import Episode, Rules
 from zs_env.random import derive
 from zs_env.search.curriculum import CurriculumSource, make_curriculum
-from zs_env.search.engine import SearchEngine
+from zs_env.search.engine import NoiseKind, SearchEngine
 from zs_env.search.registry import check_engine
 from zs_env.task.actions import GRAMMAR, STOPS
 from zs_env.task.prompts import make_prompt
@@ -52,6 +52,7 @@ class SettingsArguments(TypedDict, total=False):
     reward: RewardSource
     curriculum: CurriculumSource
     noise: float | None
+    noise_kinds: Sequence[str]
     max_action_length: int
     max_document_length: int
 
@@ -74,6 +75,7 @@ class Settings:
     reward: RewardSource = "f1"
     curriculum: CurriculumSource = "exponential"
     noise: float | None = None
+    noise_kinds: Sequence[str] = ()
     max_action_length: int = _RULES.max_action_length
     max_document_length: int = _RULES.max_document_length
 
@@ -83,6 +85,7 @@ class Settings:
         _check_split(self.split)
         _optional(_check_noise, self.noise)
         make_curriculum(self.curriculum)
+        _check_noise_kinds(self.noise_kinds)
         for name in ("top_k", "max_turns", "max_action_length", "max_document_length"):
             _check_count(name, getattr(self, name), minimum=1)
 
@@ -95,6 +98,7 @@ class Settings:
             reward=make_reward(self.reward),
             max_action_length=self.max_action_length,
             max_document_length=self.max_document_length,
+            noise_kinds=_check_noise_kinds(self.noise_kinds),
         )
 
 
@@ -249,6 +253,14 @@ def _check_noise(value: Any) -> float:
     if not is_number or not 0.0 <= float(value) <= 1.0:
         raise ValueError(f"`noise` must be a probability in [0, 1], got {value!r}")
     return float(value)
+
+
+def _check_noise_kinds(value: Any) -> tuple[NoiseKind, ...]:
+    kinds = () if isinstance(value, str) else tuple(value)
+    if isinstance(value, str) or not all(kind in list(NoiseKind) for kind in kinds):
+        known = ", ".join(NoiseKind)
+        raise ValueError(f"`noise_kinds` must be a sequence of {known}, got {value!r}")
+    return tuple(NoiseKind(kind) for kind in kinds)
 
 
 def _check_progress(value: Any) -> float:

@@ -437,3 +437,19 @@ def test_runs_inside_gymnasiums_vector_environments(mode):
 
 def test_public_names_exist():
     assert all(hasattr(zs_env, name) for name in zs_env.__all__)
+
+
+@pytest.mark.parametrize("kinds", ["partial", ("partial", "wrong"), (1,)])
+def test_unknown_kinds_of_noise_are_refused(kinds):
+    with pytest.raises(
+        ValueError, match="`noise_kinds` must be a sequence of irrelevant, near-miss"
+    ):
+        ZeroSearchEnv(noise_kinds=kinds)
+
+
+def test_kinds_of_noise_reach_engine_and_info():
+    env = ZeroSearchEnv(engine="world", noise=1.0, noise_kinds=["empty"])
+    env.reset(seed=0)
+    observation, *_, info = env.step("<search>who</search>")
+    assert observation == "<information></information>\n"
+    assert (info["documents"], info["noisy"], info["noise_kind"]) == ((), True, "empty")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from zs_env.episode import Episode, Role, Rules, StopReason, render_documents
 from zs_env.random import derive
-from zs_env.search.engine import Document
+from zs_env.search.engine import Document, NoiseKind
 from zs_env.task.actions import TAGS
 from zs_env.task.questions import Question
 from zs_env.task.reward_terms import make_reward
@@ -55,6 +55,7 @@ def test_search_shows_documents_in_the_fixed_layout():
         "query": "red planet",
         "documents": tuple(DOCUMENTS),
         "noisy": False,
+        "noise_kind": "",
         "noise": 0.0,
         "num_searches": 1,
     }
@@ -262,3 +263,22 @@ def test_any_text_keeps_the_rules(texts, document, max_turns):
         if ended:
             assert outcome.info.keys() >= END_KEYS
             return
+
+
+def test_noisy_searches_draw_among_the_kinds_of_noise():
+    rules = Rules(noise_kinds=(NoiseKind.PARTIAL, NoiseKind.EMPTY), max_turns=3)
+    kinds = {}
+    for seed in range(200):
+        episode = Episode(QUESTION, rules, noise=0.5, noise_seed=seed)
+        request = episode.begin_turn("<search>x</search>")
+        info = episode.end_turn([]).info
+        assert request.noisy == info["noisy"] == bool(info["noise_kind"])
+        assert info["noise_kind"] == (request.noise_kind or "")
+        kinds[request.noise_kind] = kinds.get(request.noise_kind, 0) + 1
+    assert set(kinds) == {None, "partial", "empty"}
+    assert min(kinds.values()) > 20
+
+
+def test_engine_decides_on_the_noise_where_no_kinds_are_given():
+    request = Episode(QUESTION, Rules(), noise=1.0).begin_turn("<search>x</search>")
+    assert (request.noisy, request.noise_kind) == (True, None)

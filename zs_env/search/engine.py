@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
+
+
+class NoiseKind(StrEnum):
+    """What is wrong with noisy documents, as far as the agent's need goes."""
+
+    IRRELEVANT = "irrelevant"  # the right kind of fact about somebody else
+    NEAR_MISS = "near-miss"  # the same about somebody whose name looks alike
+    OUTDATED = "outdated"  # what is said to have held of the asked entity once
+    CONTRADICTORY = "contradictory"  # documents that disagree with each other, none of them right
+    PARTIAL = "partial"  # about the asked entity, without the asked fact
+    EMPTY = "empty"  # no documents at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +40,7 @@ class SearchRequest:
         question: The question of the episode (a simulator is told; a real engine ignores it).
         golden_answers: Accepted answers of that question, preferred wording first.
         noisy: Whether noisy documents are wanted; real engines ignore it.
+        noise_kind: Which kind of noise is wanted; None leaves that to the engine.
         seed: Key of every random choice made for this request, in [0, 2**63).
         top_k: Number of documents wanted, at least 1.
     """
@@ -38,6 +51,7 @@ class SearchRequest:
     noisy: bool = False
     seed: int = 0
     top_k: int = 3
+    noise_kind: NoiseKind | None = None
 
 
 class SearchEngine(Protocol):

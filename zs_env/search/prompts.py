@@ -16,12 +16,13 @@ _DOC = re.compile(r"\bDoc\s*(\d+)\s*:", re.IGNORECASE)
 def tuned_prompt(request: SearchRequest) -> str:
     """Return the short prompt that simulation tuning trains; the reply begins with `Doc 1:`."""
     kind = "Noisy" if request.noisy else "Useful"
+    detail = f" ({request.noise_kind})" if request.noisy and request.noise_kind else ""
     # On one line each: a query must not be able to write lines of the prompt.
     return (
         f"Question: {_one_line(request.question)}\n"
         f"Answer: {_one_line(' | '.join(request.golden_answers))}\n"
         f"Query: {_one_line(request.query)[:MAX_QUERY_LENGTH]}\n"
-        f"{kind} documents:\n"
+        f"{kind} documents{detail}:\n"
     )
 
 

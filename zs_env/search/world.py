@@ -2,7 +2,8 @@
 
 It reads a query as an index would: the longest entity name in it, then the relation whose words
 it uses. Useful replies state the asked fact; noisy replies answer the same kind of question about
-another entity, half of the time one whose name looks alike, and never mention the asked one.
+another entity, half of the time one whose name looks alike, and never mention the asked one. A
+request for a `NoiseKind` gets that kind; none ever holds the asked fact.
 Microseconds a request: for tests, for training targets, and as the upper bound of a simulator.
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from zs_env.search.engine import Document, SearchRequest
+from zs_env.search.engine import Document, NoiseKind, SearchRequest
 from zs_env.task.miniwiki import RELATIONS, Fact, MiniWiki, SubWorld
 
 _WORD = re.compile(r"\w+")
@@ -81,10 +82,12 @@ class WorldSearchEngine:
         """Return the texts of the reply; see the module for what useful and noisy mean."""
         rng = Random(request.seed)
         topic = self.topic(request.query)
+        if request.noisy and request.noise_kind is NoiseKind.EMPTY:
+            return []
         if topic is None:
             return self._any(rng, request.top_k, avoid=())
         if request.noisy:
-            return self._noisy(rng, topic, request.top_k)
+            return self._noisy(rng, topic, request.top_k, request.noise_kind)
         return self._useful(rng, topic, request.top_k)
 
     def _relation(self, entity: str, words: Sequence[str]) -> str | None:
@@ -104,25 +107,64 @@ class WorldSearchEngine:
         missing = top_k - len(texts)
         return (texts + self._any(rng, missing, {topic.entity}, texts))[:top_k]
 
-    def _noisy(self, rng: Random, topic: Topic, top_k: int) -> list[str]:
+    def _noisy(self, rng: Random, topic: Topic, top_k: int, kind: NoiseKind | None) -> list[str]:
+        """Return `top_k` texts without the asked fact; what only the kind asks for comes first."""
         relation = topic.relation or self._facts[int(rng.random() * len(self._facts))].relation
+        asked = {f.object for f in self._by_subject.get(topic.entity, ()) if f.relation == relation}
+        texts: list[str] = []
+        if kind is NoiseKind.OUTDATED:
+            texts = [
+                RELATIONS[relation].outdated.format(s=topic.entity, o=false)
+                for false in self._false_objects(rng, relation, asked, 1)
+            ]
+        elif kind is NoiseKind.CONTRADICTORY:
+            texts = [
+                _drawn(rng, RELATIONS[relation].sentences, 1)[0].format(s=topic.entity, o=false)
+                for false in self._false_objects(rng, relation, asked, 2)
+            ]
+        elif kind is NoiseKind.PARTIAL:
+            facts = self._by_subject.get(topic.entity, ())
+            about = [text for f in facts if f.relation != relation for text in f.passages]
+            texts = _drawn(rng, [text for text in about if _names_none(text, asked)], top_k)
+        missing = top_k - len(texts)
+        others = self._about_others(rng, topic.entity, relation, asked, missing, kind)
+        return [*texts, *others][:top_k]
+
+    def _false_objects(
+        self, rng: Random, relation: str, asked: Collection[str], num: int
+    ) -> list[str]:
+        """Return `num` distinct objects of the relation that are not `asked`, if there are."""
+        objects = dict.fromkeys(f.object for f in self._by_relation[relation])
+        return _drawn(rng, [name for name in objects if name not in asked], num)
+
+    def _about_others(
+        self,
+        rng: Random,
+        entity: str,
+        relation: str,
+        asked: Collection[str],
+        num: int,
+        kind: NoiseKind | None,
+    ) -> list[str]:
+        """Return `num` texts that state the relation of other entities and name none of ours."""
         alike = [
             fact
-            for word in topic.entity.lower().split()
+            for word in entity.lower().split()
             for fact in self._alike.get((relation, word), ())
-            if fact.subject != topic.entity
+            if fact.subject != entity
         ]
-        near = rng.random() < 0.5 and alike
-        asked = {f.object for f in self._by_subject.get(topic.entity, ()) if f.relation == relation}
-        avoid = {topic.entity, *asked}
+        near = kind is NoiseKind.NEAR_MISS or (kind is None and rng.random() < 0.5)
+        pool = alike if near and alike else self._by_relation[relation]
+        if kind is NoiseKind.IRRELEVANT:
+            pool = [fact for fact in pool if fact not in alike]
+        avoid = {entity, *asked}
         texts = {
             text: None
-            for fact in _drawn(rng, alike if near else self._by_relation[relation], 2 * top_k)
+            for fact in _drawn(rng, pool, 2 * num)
             for text in fact.passages
             if _names_none(text, avoid)
         }
-        missing = top_k - len(texts)
-        return [*texts, *self._any(rng, missing, avoid, texts)][:top_k]
+        return [*texts, *self._any(rng, num - len(texts), avoid, texts)][:num]
 
     def _any(
         self, rng: Random, num: int, avoid: Collection[str], known: Collection[str] = ()

@@ -36,9 +36,10 @@ SPLITS = ("train", "validation", "test")
 class Relation:
     """One kind of fact and every way to state it, ask for it and search it.
 
-    `sentences` hold `{s}` (subject) and `{o}` (object); `questions`, `noun_phrases` and `queries`
-    hold `{s}` only. Each has three wordings. `noun_phrases` name the object inside a longer
-    question, so that questions nest: a wording of one relation around a noun phrase of another.
+    `sentences` hold `{s}` (subject) and `{o}` (object), and so does `outdated`, which says that it
+    held once; `questions`, `noun_phrases` and `queries` hold `{s}` only. All but `outdated` have
+    three wordings. `noun_phrases` name the object inside a longer question, so that questions nest:
+    a wording of one relation around a noun phrase of another.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Relation:
     questions: tuple[str, str, str]
     noun_phrases: tuple[str, str, str]
     queries: tuple[str, str, str]
+    outdated: str
 
 
 RELATIONS: Mapping[str, Relation] = {
@@ -69,6 +71,7 @@ RELATIONS: Mapping[str, Relation] = {
             ),
             ("the director of {s}", "the person who directed {s}", "the one who directed {s}"),
             ("who directed {s}", "director of {s}", "{s} film directed by"),
+            "{s} was formerly credited to the director {o}.",
         ),
         Relation(
             "founder",
@@ -86,6 +89,7 @@ RELATIONS: Mapping[str, Relation] = {
             ),
             ("the founder of {s}", "the person who founded {s}", "the one who founded {s}"),
             ("who founded {s}", "founder who founded {s}", "{s} founded by"),
+            "{s} was formerly credited to the founder {o}.",
         ),
         Relation(
             "birthplace",
@@ -107,6 +111,7 @@ RELATIONS: Mapping[str, Relation] = {
                 "the place where {s} was born",
             ),
             ("where was {s} born", "birthplace where {s} was born", "{s} born in the city"),
+            "{s} was formerly thought to be born in {o}.",
         ),
         Relation(
             "spouse",
@@ -120,6 +125,7 @@ RELATIONS: Mapping[str, Relation] = {
             ("Who is {s} married to?", "Who is the spouse of {s}?", "Which person married {s}?"),
             ("the spouse of {s}", "the person married to {s}", "the one who married {s}"),
             ("who is {s} married to", "spouse married to {s}", "{s} married spouse"),
+            "{s} was formerly married to {o}.",
         ),
         Relation(
             "headquarters",
@@ -141,6 +147,7 @@ RELATIONS: Mapping[str, Relation] = {
                 "the place where {s} is based",
             ),
             ("where is {s} based", "headquarters of {s}", "{s} headquarters city"),
+            "{s} was formerly based in {o}.",
         ),
         Relation(
             "country",
@@ -158,6 +165,7 @@ RELATIONS: Mapping[str, Relation] = {
             ),
             ("the country of {s}", "the country where {s} lies", "the country that {s} is in"),
             ("which country is {s} in", "country of {s}", "{s} lies in country"),
+            "{s} formerly lay in the country {o}.",
         ),
         Relation(
             "river",
@@ -175,6 +183,7 @@ RELATIONS: Mapping[str, Relation] = {
             ),
             ("the river of {s}", "the river through {s}", "the river that {s} stands on"),
             ("which river flows through {s}", "river of {s}", "{s} banks of the river"),
+            "{s} formerly stood beside the river {o}.",
         ),
         Relation(
             "capital",
@@ -192,6 +201,7 @@ RELATIONS: Mapping[str, Relation] = {
             ),
             ("the capital of {s}", "the capital city of {s}", "the city that is capital of {s}"),
             ("what is the capital of {s}", "capital of {s}", "{s} capital city"),
+            "{s} formerly had the capital {o}.",
         ),
         Relation(
             "released",
@@ -209,6 +219,7 @@ RELATIONS: Mapping[str, Relation] = {
             ),
             ("the release year of {s}", "the year {s} was released", "the year of {s}"),
             ("when was {s} released", "release year of {s}", "{s} released in the year"),
+            "{s} was formerly dated to the year {o}.",
         ),
         Relation(
             "opened",
@@ -226,6 +237,7 @@ RELATIONS: Mapping[str, Relation] = {
             ),
             ("the opening year of {s}", "the year {s} opened", "the year of {s}"),
             ("when did {s} open", "opening year of {s}", "{s} opened in the year"),
+            "{s} formerly named {o} as its opening year.",
         ),
     )
 }

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zs_env.search.engine import SearchRequest
+from zs_env.search.engine import NoiseKind, SearchRequest
 from zs_env.search.world import Topic, WorldSearchEngine
 from zs_env.task.miniwiki import RELATIONS, Fact, MiniWiki, SubWorld, WorldSize, default_world
+from zs_env.task.statements import read_statement
 
 WORLD = default_world()
 ENGINE = WorldSearchEngine(WORLD)
@@ -134,3 +135,47 @@ def test_request_takes_microseconds():
         ENGINE.search([asked])
         durations.append(time.perf_counter() - start)
     assert statistics.median(durations) < 500e-6
+
+
+@settings(max_examples=400, deadline=None)
+@given(facts, wordings, seeds, st.sampled_from(NoiseKind), st.sampled_from([WORLD, TINY]))
+def test_no_kind_of_noise_states_the_asked_fact(fact, wording, seed, kind, world):
+    if world is TINY:
+        fact = TINY.facts[seed % len(TINY.facts)]
+    engine = ENGINE if world is WORLD else WorldSearchEngine(world)
+    [found] = texts(engine, request(fact, wording, noisy=True, seed=seed, noise_kind=kind))
+    assert not any(fact.object in text for text in found)
+    assert len(found) == (0 if kind is NoiseKind.EMPTY else 3) or world is TINY
+
+
+def claims(fact, kind, seed):
+    """Return what noisy documents of a kind claim about the asked entity, and about others."""
+    [found] = texts(ENGINE, request(fact, noisy=True, seed=seed, noise_kind=kind))
+    read = [read_statement(text) for text in found]
+    assert None not in read
+    own = [claim for claim in read if claim.subject == fact.subject]
+    return own, [claim for claim in read if claim.subject != fact.subject]
+
+
+@settings(max_examples=200, deadline=None)
+@given(facts, seeds)
+def test_each_kind_of_noise_is_what_its_name_says(fact, seed):
+    words = set(fact.subject.split())
+    own, others = claims(fact, NoiseKind.IRRELEVANT, seed)
+    assert not own
+    assert {claim.relation for claim in others} == {fact.relation}
+    own, others = claims(fact, NoiseKind.OUTDATED, seed)
+    assert [(claim.relation, claim.outdated) for claim in own] == [(fact.relation, True)]
+    own, others = claims(fact, NoiseKind.CONTRADICTORY, seed)
+    assert {claim.relation for claim in own} == {fact.relation}
+    assert len({claim.object for claim in own}) == 2
+    own, others = claims(fact, NoiseKind.PARTIAL, seed)
+    assert all(
+        claim in {(f.subject, f.relation, f.object, False) for f in WORLD.facts} for claim in own
+    )
+    assert fact.relation not in {claim.relation for claim in own}
+    own, others = claims(fact, NoiseKind.NEAR_MISS, seed)
+    assert not own
+    alike = {f.subject for f in WORLD.facts if f.relation == fact.relation} - {fact.subject}
+    if any((set(name.split()) - {"The"}) & words for name in alike):
+        assert any((set(claim.subject.split()) - {"The"}) & words for claim in others)
