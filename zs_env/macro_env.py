@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any, Final, Unpack
 from zlib import crc32
 
@@ -22,7 +23,6 @@ _WORD: Final = re.compile(r"\w+")
 _NUM_BUCKETS: Final = 64  # of hashed question words
 _NUM_GLOBALS: Final = 6
 _NUM_SLOT_FEATURES: Final = 6
-_IMPOSSIBLE: Final = "<search></search>"  # what an action without its entity says: malformed
 
 
 class ZeroSearchMacroEnv(NumericEnv):
@@ -45,9 +45,12 @@ class ZeroSearchMacroEnv(NumericEnv):
     | K + 1 … 2 K | entity k as the answer |
 
     Entities are ordered: those of the latest documents first, in order of appearance, then the
-    earlier ones, then the question's. Beyond the K-th they are forgotten. An action without its
-    entity is malformed and costs a turn. `action_masks()` tells, as sb3-contrib's `MaskablePPO`
-    asks, which actions have theirs, and that the last turn is too late to search.
+    earlier ones, then the question's. Beyond the K-th they cannot be chosen. Fewer than K repeat
+    from the first until there are K, so that every action does something: were the rest idle, a
+    learner would rather idle than answer wrongly, and never find what a second search brings.
+    Where there is no entity at all, every action searches for the question. `action_masks()`
+    tells, as sb3-contrib's `MaskablePPO` asks, which actions repeat none, and that the last turn
+    is too late to search.
 
     ## Observation Space
 
@@ -55,9 +58,10 @@ class ZeroSearchMacroEnv(NumericEnv):
     `max_turns`), whether this is the last one, searches (share of `max_turns`), share of the
     latest documents that hold the entity searched for, words of the question (share of 32) and
     entities (share of K). The question's words but for its entities, hashed into 64 buckets. Then
-    six for each entity: whether there is one, whether the latest documents hold it, share of them
-    that do, whether it was searched for, whether it is a number, and the share of the question's
-    words that stand in its first document. Golden answers play no part.
+    six for each of the K: whether it repeats no other, whether the latest documents hold it, share
+    of them that do, whether it was searched for, whether it is a number, and the share of the
+    question's words that stand in its first document; zeros where there is no entity at all.
+    Golden answers play no part.
 
     ## Starting State
 
@@ -177,22 +181,29 @@ class MacroView:
 
     def write(self, action: int, num_entities: int) -> str:
         """Return the text of an action."""
-        if action == 0:
+        entity = self._entity(action, num_entities)
+        if not entity:
             return f"<search>{_one_line(self.question)}</search>"
-        answers, slot = divmod(action - 1, num_entities)
-        if slot >= len(self.entities):
-            return _IMPOSSIBLE
-        entity = self.entities[slot]
-        if answers:
+        if action > num_entities:
             return f"<answer>{entity}</answer>"
         return f"<search>{entity} {_one_line(remove_entities(self.question))}</search>"
+
+    def _entity(self, action: int, num_entities: int) -> str:
+        """Return the entity of an action; an empty text where it searches for the question."""
+        if action == 0 or not self.entities:
+            return ""
+        return self._slots(num_entities)[(action - 1) % num_entities]
+
+    def _slots(self, num_entities: int) -> list[str]:
+        """Return the K entities to choose from, with repeats; none where there is none."""
+        return list(islice(cycle(self.entities), num_entities))
 
     def after(self, action: int, num_entities: int, documents: Sequence[Document]) -> MacroView:
         """Return what is known after an action that brought `documents`."""
         searched = self.searched
         texts = tuple(f"{document.title} {document.text}".strip() for document in documents)
         if texts:
-            searched = (*searched, "" if action == 0 else self.entities[action - 1])
+            searched = (*searched, self._entity(action, num_entities))
         seen = [(name, text) for text in texts for name in find_entities(text)]
         fresh = [name for name, _ in seen if name not in (*self._asked(), *searched)]
         return MacroView(
@@ -209,7 +220,7 @@ class MacroView:
         return find_entities(self.question)
 
     def mask(self, num_entities: int) -> NDArray[np.bool_]:
-        """Return which actions can help, shape (1 + 2 K,)."""
+        """Return which actions can help and repeat no other, shape (1 + 2 K,)."""
         there = np.arange(num_entities) < len(self.entities)
         may_search = self.turn + 1 < self.max_turns
         mask = np.concatenate(([may_search], there & may_search, there))
@@ -220,11 +231,11 @@ class MacroView:
         words = _WORD.findall(remove_entities(self.question).lower())
         buckets = np.zeros(_NUM_BUCKETS)
         buckets[[crc32(word.encode()) % _NUM_BUCKETS for word in words]] = 1.0
-        slots = [self._slot(name, words) for name in self.entities[:num_entities]] + [
-            [0.0] * _NUM_SLOT_FEATURES
-        ] * (num_entities - len(self.entities))
-        numbers = np.concatenate((self._globals(num_entities, words), buckets, *slots))
-        return np.clip(numbers, 0.0, 1.0).astype(np.float32)
+        slots = np.zeros((num_entities, _NUM_SLOT_FEATURES))
+        for slot, name in enumerate(self._slots(num_entities)):
+            slots[slot] = self._slot(name, words, is_first=slot < len(self.entities))
+        numbers = (self._globals(num_entities, words), buckets, slots.ravel())
+        return np.clip(np.concatenate(numbers), 0.0, 1.0).astype(np.float32)
 
     def _globals(self, num_entities: int, words: Sequence[str]) -> list[float]:
         topic = (self.searched and self.searched[-1]) or next(iter(self._asked()), "")
@@ -237,11 +248,11 @@ class MacroView:
             len(self.entities) / num_entities,
         ]
 
-    def _slot(self, name: str, words: Sequence[str]) -> list[float]:
+    def _slot(self, name: str, words: Sequence[str], *, is_first: bool) -> list[float]:
         share = self._share(name)
         context = set(_WORD.findall(dict(self.context).get(name, "").lower()))
         return [
-            1.0,
+            float(is_first),
             float(share > 0),
             share,
             float(name in self.searched),

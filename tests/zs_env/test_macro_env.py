@@ -61,10 +61,14 @@ def test_actions_are_written_as_texts():
     assert texts == [
         f"<search>{QUESTION}</search>",
         "<search>Zoë Lane Where was the director of born?</search>",
-        "<search></search>",
+        "<search>The Silent Harbor Where was the director of born?</search>",
         "<answer>1954</answer>",
     ]
-    assert engine.queries == [QUESTION, "Zoë Lane Where was the director of born?"]
+    assert engine.queries == [
+        QUESTION,
+        "Zoë Lane Where was the director of born?",
+        "The Silent Harbor Where was the director of born?",
+    ]
 
 
 def test_latest_entities_come_first_and_searched_ones_go_back():
@@ -106,12 +110,39 @@ def test_some_action_always_makes_sense(actions, max_turns):
             return
 
 
-def test_impossible_action_costs_a_turn():
-    env = make(max_turns=2)
+@pytest.mark.parametrize("action", range(1, 13))
+def test_entities_repeat_where_there_are_fewer_than_actions(action):
+    env = make()
+    observation, _ = env.reset(seed=0)
+    assert observation[-6 * 6 :: 6].tolist() == [1, 0, 0, 0, 0, 0]
+    text = env.step(action)[4]["text"]
+    if action <= 6:
+        assert text == "<search>The Silent Harbor Where was the director of born?</search>"
+    else:
+        assert text == "<answer>The Silent Harbor</answer>"
+
+
+@pytest.mark.parametrize("action", range(13))
+def test_without_entities_every_action_searches_for_the_question(action):
+    env = make(engine="empty")
+    env.reset(seed=0, options={"question": {"question": "who is it?", "answers": ["x"]}})
+    assert np.flatnonzero(env.unwrapped.action_masks()).tolist() == [0]
+    observation, _, _, _, info = env.step(action)
+    assert info["query"] == "who is it?"
+    assert not observation[-6 * 6 :].any()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=6))
+def test_no_action_is_idle(actions):
+    """Learners that can idle learn to: see the chapter on actions."""
+    env = make()
     env.reset(seed=0)
-    _, reward, terminated, truncated, info = env.step(12)
-    assert (reward, terminated, truncated, info["action"]) == (0.0, False, False, "malformed")
-    assert env.step(12)[3]
+    for action in actions:
+        _, _, terminated, truncated, info = env.step(action)
+        assert info["action"] in ("search", "answer")
+        if terminated or truncated:
+            return
 
 
 @settings(deadline=None, max_examples=50)
