@@ -2,8 +2,9 @@
 
 GEM's `QaEnv` with its search tool and skyrl-gym's `SearchEnv` run in environments of their own
 (`.peers/`, made when missing), ours in the one that runs this file. Every engine is a constant
-that returns three documents of 1 kB at once: what is measured is the environment, with whatever
-parsing, formatting and cleaning it does. The subjects take turns, round by round, so that a busy
+that returns three documents of 1 kB at once, of a web page's text with accents, line breaks and
+citations: what is measured is the environment, with whatever parsing, formatting and cleaning it
+does. The subjects take turns, round by round, so that a busy
 machine is unfair to all alike.
 
 The work is not the same. Ours alone neutralises documents, bounds texts, seeds and reports every
@@ -32,7 +33,8 @@ PEERS = {
 }
 OURS = ("ours", "ours_no_cleanup", "ours_vector", "ours_vector_no_cleanup")
 NUM_ENVS = 64
-TEXT = "word " * 200
+NUM_SEARCHES = 5  # in an episode of which steps are timed
+TEXT = (("word " * 15 + "the café – so it was.[12]\n") * 10)[:1000]
 SEARCH = "<think>I wonder.</think><search>who is it</search>"
 ANSWER = "<think>I see.</think><answer>Nobody</answer>"
 
@@ -70,7 +72,8 @@ def skyrl() -> Subject:
     found = [[{"document": {"contents": f"Title\n{TEXT}"}} for _ in range(3)]]
     tools = importlib.import_module("skyrl_gym.tools.search")
     tools.call_search_api = lambda **kwargs: ({"result": found}, None)
-    extras = {"reward_spec": {"ground_truth": {"target": ["Nobody"]}}, "max_turns": 10**9}
+    num_turns = NUM_SEARCHES + 1
+    extras = {"reward_spec": {"ground_truth": {"target": ["Nobody"]}}, "max_turns": num_turns}
     envs: list[Any] = []
 
     def reset() -> None:
@@ -98,7 +101,8 @@ def ours(*, cleanup: bool = True, num_envs: int = 1) -> Subject:
         episode: Any = zs_env.episode
         episode.neutralise_documents = lambda found, *limits: tuple(found)
     questions = [{"question": "Who?", "answers": ["Nobody"]}]
-    settings = {"questions": questions, "engine": ConstantEngine(), "max_turns": 10**9}
+    num_turns = NUM_SEARCHES + 1  # the last one brings no documents
+    settings = {"questions": questions, "engine": ConstantEngine(), "max_turns": num_turns}
     if num_envs == 1:
         env = gym.make("ZeroSearch-v0", **settings)
         return Subject(env.reset, env.step)
@@ -136,7 +140,7 @@ def measure(subject: Subject, seconds: float = 1.0) -> dict[str, float]:
     steps = []
     while len(steps) * NUM_ENVS < 2000 or sum(steps) < seconds:
         subject.reset()  # so that no transcript grows without end
-        steps += [_time(lambda: subject.step(SEARCH)) for _ in range(20)]
+        steps += [_time(lambda: subject.step(SEARCH)) for _ in range(NUM_SEARCHES)]
     scale = 1e6 / subject.num_envs
     return {
         "step_us": statistics.median(steps) * scale,

@@ -8,16 +8,17 @@ from typing import Any, ClassVar, Final, Unpack
 import gymnasium as gym
 from gymnasium.error import ResetNeeded
 
-from zs_env.episode import Episode, Message, Outcome, Rules
+from zs_env.checks import check_count
+from zs_env.episode import Episode, Judged, Message, Rules
 from zs_env.rendering import RENDERERS, RenderFrame, check_render_mode, print_panels
 from zs_env.search.registry import make_engine, search_all
 from zs_env.settings import (
-    KEY_LIMIT,
     EpisodeFactory,
-    Settings,
     SettingsArguments,
-    check_group_size,
     episode_key,
+    new_stream,
+    read_settings,
+    taught,
 )
 from zs_env.spaces import UnicodeText
 from zs_env.task.actions import GRAMMAR, STOPS
@@ -64,14 +65,15 @@ class ZeroSearchEnv(gym.Env[str, str]):
     ## Starting State
 
     A question of `split`, drawn uniformly, and a fresh noise stream. Both follow from
-    `reset(seed=…)`, and a reset without a seed goes on from the last one.
-    `reset(options=…)` takes, for this one episode:
+    `reset(seed=…)`, and a reset without a seed goes on from the last one. A seed also takes the
+    curriculum back to its beginning: the same seed and options are the same episode.
+    `reset(options=…)` takes, for this one episode and no later one:
 
     | option | meaning |
     |---|---|
     | `noise` | probability in [0, 1] that a search asks for noisy documents |
     | `progress` | how far training is, in [0, 1]: `curriculum` makes it a probability of noise |
-    | `question` | a question's id, a `Question`, or a mapping with `question` and `answers` |
+    | `question` | a question's id, a `Question`, or a record, as below |
     | `max_turns` | actions the episode lasts at most |
     | `noise_seed` | key of the noise draws: episodes that share it share the draws, turn by turn |
     | `split` | "train", "validation" or "test" |
@@ -152,22 +154,26 @@ class ZeroSearchEnv(gym.Env[str, str]):
     which the library `datasets` fetches at the first reset (`QuestionSetError` if it cannot).
     Records, the lines of a JSONL file and the rows of a parquet file are mappings with `question`
     and `answers` (or `golden_answers`), and perhaps `id`, `data_source` and `num_hops`. They make
-    up one set that every split stands for.
+    up one set that every split stands for. Without an id they are numbered; a record in a reset's
+    options gets one made of its question and answers.
 
     Kinds of noise are "irrelevant", "near-miss" (somebody whose name looks alike), "outdated",
     "contradictory", "partial" (about the right entity, without the fact) and "empty".
 
     Curricula by name are "exponential" (the paper's, from 0 to 0.5), "linear", "step",
-    "constant", "reversed" and "adaptive", which follows the recent share of exact matches; they
-    stand, with arguments, in `zs_env.search.curriculum`.
+    "constant", "reversed" and "adaptive", which follows the recent share of exact matches since
+    the last seed; they stand, with arguments, in `zs_env.search.curriculum`.
 
-    With `group_size` G a reset with a seed begins a group, G - 1 resets without one go on with
-    its question and noise stream, and `info["group"]` tells who belongs together.
+    With `group_size` G a reset with a seed begins a group, and G - 1 resets without one go on with
+    the question and noise stream that follow from it. The options `question`, `split` and
+    `noise_seed` hold for one episode here too: to set a whole group, give them to each of its
+    resets. `info["group"]` tells who belongs together.
 
     An engine is a language model that writes documents ("simulator"), the exact facts of MiniWiki
     ("world"), an index of its articles ("bm25"), nothing at all ("empty"), or any object with
     `search(requests)`, which returns a list of `Document`s for each `SearchRequest`. One that
-    fails raises `SearchEngineError` from `step`; the turn can then be tried again.
+    fails, or returns anything else, raises `SearchEngineError` from `step`. Whatever raises in a
+    step, the turn can then be tried again.
 
     `get_state()` returns where the environment stands as plain data, and `set_state(state)` goes
     back there, in this environment or in another one built alike: for tree search, and for tests.
@@ -200,14 +206,15 @@ class ZeroSearchEnv(gym.Env[str, str]):
         **settings: Unpack[SettingsArguments],
     ) -> None:
         """Check the arguments; questions and engine are loaded when first needed."""
-        self.group_size = check_group_size(group_size)
+        self.group_size = check_count("group_size", group_size, minimum=1)
         self.render_mode = check_render_mode(render_mode, RENDER_MODES)
-        self._factory = EpisodeFactory(Settings(**settings))
+        self._factory = factory = EpisodeFactory(read_settings(type(self), settings))
         self._episode: Episode | None = None
-        self._stream: int | None = None  # decides all episodes until the next seed
+        self._stream = new_stream()  # decides all episodes until the next seed
         self._num_begun = 0  # episodes of that stream
-        rules = self._factory.rules
-        self.metadata = type(self).metadata | self._factory.metadata(group_size)  # type: ignore[misc]
+        self._curriculum = factory.curriculum  # where it stands
+        rules = factory.rules
+        self.metadata = type(self).metadata | factory.metadata(self.group_size)  # type: ignore[misc]
         self.action_space = UnicodeText(rules.max_action_length)
         self.observation_space = UnicodeText(rules.max_observation_length)
 
@@ -216,48 +223,55 @@ class ZeroSearchEnv(gym.Env[str, str]):
     ) -> tuple[str, dict[str, Any]]:
         """Begin an episode and return its prompt; see "Starting State".
 
+        Whatever it raises, nothing has changed then.
+
         Raises:
-            ValueError: If an option is unknown or out of range.
+            ValueError: If an option is unknown or out of range, or the curriculum returns no
+                probability.
+            TypeError: If `options` is no mapping.
+            gymnasium.error.Error: If the seed is negative or no integer.
         """
         start = self._factory.read_options(options)
-        super().reset(seed=seed)
-        stream, num_begun = self._place(fresh=seed is not None)
-        episode = self._factory.start(episode_key(stream, num_begun // self.group_size), start)
-        self._episode, self._stream, self._num_begun = episode, stream, num_begun + 1
+        stream, num_begun, curriculum = self._stream, self._num_begun, self._curriculum
+        if seed is not None:
+            stream, num_begun, curriculum = new_stream(seed), 0, self._factory.curriculum
+        key = episode_key(stream, num_begun // self.group_size)
+        episode = self._factory.start(key, start, curriculum)
         if self.render_mode == "human":
             print_panels(episode.transcript)
+        super().reset(seed=seed)
+        self._episode, self._curriculum = episode, curriculum
+        self._stream, self._num_begun = stream, num_begun + 1
         return episode.prompt, episode.reset_info()
-
-    def _place(self, *, fresh: bool = False) -> tuple[int, int]:
-        """Return the stream of episodes and how many of it have begun."""
-        if self._stream is None or fresh:
-            return int(self.np_random.integers(KEY_LIMIT)), 0
-        return self._stream, self._num_begun
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Take one turn.
 
+        Whatever it raises, also from a reward, the episode is as before and the turn can be tried
+        again.
+
         Raises:
             TypeError: If `action` is not a string.
             ResetNeeded: If no episode is going on.
-            SearchEngineError: If the engine failed; the episode is as before.
+            SearchEngineError: If the engine failed, or returned anything but documents.
         """
         episode = self._episode
         if episode is None or episode.stop_reason is not None:
             raise ResetNeeded("`step` must follow `reset`, and not the end of an episode")
-        outcome = self._play(episode, action)
-        if outcome.terminated or outcome.truncated:
-            self._factory.count(outcome.info)
+        judged = self._judge(episode, action)
+        curriculum = self._curriculum
+        if judged.stop_reason is not None:
+            curriculum = taught(curriculum, judged)
         if self.render_mode == "human":
-            print_panels(episode.last_messages)
-        return outcome
+            print_panels(judged.messages)
+        episode.commit(judged)
+        self._curriculum = curriculum
+        return judged.outcome
 
-    def _play(self, episode: Episode, action: str) -> Outcome:
+    def _judge(self, episode: Episode, action: str) -> Judged:
         request = episode.begin_turn(action)
-        if request is None:
-            return episode.end_turn()
         [documents] = search_all(make_engine(self._factory.settings.engine), [request])
-        return episode.end_turn(documents)
+        return episode.judge(documents)
 
     @property
     def rules(self) -> Rules:
@@ -294,17 +308,17 @@ class ZeroSearchEnv(gym.Env[str, str]):
 
         All that decides what comes next is in it.
         """
-        self._stream, self._num_begun = self._place()
         return {
             "episode": None if self._episode is None else self._episode.get_state(),
             "stream": self._stream,
             "num_begun": self._num_begun,
-            "curriculum": self._factory.curriculum.get_state(),
+            "curriculum": self._curriculum.get_state(),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go to where an environment with the same arguments stood when it gave `state`."""
-        factory, episode = self._factory, state["episode"]
-        self._episode = episode and Episode.from_state(episode, factory.rules)
-        self._stream, self._num_begun = state["stream"], state["num_begun"]
-        factory.curriculum = factory.curriculum.with_state(state["curriculum"])
+        episode, factory = state["episode"], self._factory
+        stream, num_begun = state["stream"], state["num_begun"]
+        curriculum = factory.curriculum.with_state(state["curriculum"])
+        self._episode = None if episode is None else Episode.from_state(episode, factory.rules)
+        self._stream, self._num_begun, self._curriculum = stream, num_begun, curriculum

@@ -5,9 +5,11 @@ search engine on its behalf, and hand it the documents.
 
     request = episode.begin_turn(text)         # None if this turn asks for nothing
     documents = engine.search([request])[0]    # only if there is a request
-    outcome = episode.end_turn(documents)
+    judged = episode.judge(documents)          # all that can fail has been done
+    episode.commit(judged)                     # cannot fail
 
-`begin_turn` changes nothing but the pending turn, so a turn whose search failed can be retried.
+`commit` alone changes the episode, so a turn that failed anywhere before, in the engine or in a
+reward, can be tried again. `end_turn` is both of the last steps at once.
 """
 
 from __future__ import annotations
@@ -35,6 +37,11 @@ _MAX_ERROR_LENGTH: Final = 200  # more than the longest message about a malforme
 _NOISE_DRAW: Final = 0
 _REQUEST_SEED: Final = 1
 _KIND_DRAW: Final = 0  # of the request's own seed
+
+# Every step compares with these, and to read one off its class costs more than the comparison.
+_SEARCH: Final = ActionKind.SEARCH
+_ANSWER: Final = ActionKind.ANSWER
+_MALFORMED: Final = ActionKind.MALFORMED
 
 
 class StopReason(StrEnum):
@@ -119,7 +126,7 @@ class _Played(NamedTuple):
         """What the agent reads after the action; nothing where nobody would read it."""
         if self.searched:
             return render_documents(self.shown)
-        if self.action.kind is ActionKind.MALFORMED:
+        if self.action.kind is _MALFORMED:
             return f"{self.action.error}\n"
         return ""
 
@@ -128,6 +135,25 @@ class _Played(NamedTuple):
         """What the turn adds to the transcript."""
         answer = [Message(Role.ENVIRONMENT, text)] if (text := self.observation) else []
         return [Message(Role.AGENT, self.action.text), *answer]
+
+
+class Judged(NamedTuple):
+    """A turn whose outcome is known, and that its episode has yet to take.
+
+    Attributes:
+        played: What the episode will keep of it.
+        outcome: What it leads to.
+        stop_reason: Why the episode ends with it, or None if it goes on.
+    """
+
+    played: _Played
+    outcome: Outcome
+    stop_reason: StopReason | None
+
+    @property
+    def messages(self) -> list[Message]:
+        """What the turn will add to the transcript."""
+        return self.played.messages
 
 
 class Episode:
@@ -185,7 +211,7 @@ class Episode:
             raise RuntimeError(f"the episode is over ({self.stop_reason}): begin another one")
         self._action = action = self._read(text)
         self._request = None
-        if action.kind is ActionKind.SEARCH and self.turn + 1 < self.rules.max_turns:
+        if action.kind is _SEARCH and self.turn + 1 < self.rules.max_turns:
             self._request = self._ask(action.content)
         return self._request
 
@@ -201,14 +227,11 @@ class Episode:
         draw = 2 * self.turn
         noisy = self.noise > 0 and self._draws.uniform(draw + _NOISE_DRAW) < self.noise
         seed = self._draws.derive(draw + _REQUEST_SEED)
+        kind = self._noise_kind(seed) if noisy else None
+        question = self.question
+        # In the order of its fields: keywords cost a third more.
         return SearchRequest(
-            query=query,
-            question=self.question.text,
-            golden_answers=self.question.golden_answers,
-            noisy=noisy,
-            seed=seed,
-            top_k=self.rules.top_k,
-            noise_kind=self._noise_kind(seed) if noisy else None,
+            query, question.text, question.golden_answers, noisy, seed, self.rules.top_k, kind
         )
 
     def _noise_kind(self, seed: int) -> NoiseKind | None:
@@ -216,7 +239,13 @@ class Episode:
         return kinds[derive(seed, _KIND_DRAW) % len(kinds)] if kinds else None
 
     def end_turn(self, documents: Sequence[Document] = ()) -> Outcome:
-        """Finish the turn that `begin_turn` began.
+        """Finish the turn that `begin_turn` began: `judge` and `commit` at once."""
+        judged = self.judge(documents)
+        self.commit(judged)
+        return judged.outcome
+
+    def judge(self, documents: Sequence[Document] = ()) -> Judged:
+        """Return what the turn that `begin_turn` began leads to; the episode is as before.
 
         Args:
             documents: What the engine returned for the request; ignored if there was none.
@@ -229,44 +258,49 @@ class Episode:
             raise RuntimeError("`end_turn` must follow `begin_turn`")
         shown = () if request is None else self._neutralise(documents)
         played = _Played(action, shown, request is not None)
-        self._advance(played)
+        stop_reason = self._stop_reason(action)
         observation = played.observation
         info = self._step_info(played, request)
-        if self.stop_reason is not None:
-            info |= self._final_info(action)
-        return Outcome(
-            observation,
-            self._reward(played, observation),
-            self.stop_reason is StopReason.ANSWERED,
-            self.stop_reason is StopReason.MAX_TURNS,
-            info,
-        )
+        if stop_reason is not None:
+            info |= self._final_info(action, stop_reason)
+        reward = self._reward(played, observation, stop_reason is not None)
+        terminated = stop_reason is StopReason.ANSWERED
+        truncated = stop_reason is not None and not terminated
+        outcome = Outcome(observation, reward, terminated, truncated, info)
+        return Judged(played, outcome, stop_reason)
+
+    def commit(self, judged: Judged) -> None:
+        """Take the turn that `judge` returned: go on to the next one, or end."""
+        self._advance(judged.played, judged.stop_reason)
 
     def _neutralise(self, documents: Sequence[Document]) -> tuple[Document, ...]:
         rules = self.rules
         kept = documents[: rules.top_k]
         return neutralise_documents(kept, rules.max_document_length, MAX_TITLE_LENGTH)
 
-    def _advance(self, played: _Played) -> None:
+    def _stop_reason(self, action: Action) -> StopReason | None:
+        """Return why the episode ends with `action`, or None if it goes on."""
+        if action.kind is _ANSWER:
+            return StopReason.ANSWERED
+        return StopReason.MAX_TURNS if self.turn + 1 >= self.rules.max_turns else None
+
+    def _advance(self, played: _Played, stop_reason: StopReason | None) -> None:
         """Move on to the next turn, or end."""
+        self.stop_reason = stop_reason
         self._action = self._request = None
         self._played.append(played)
         self.turn += 1
         self.num_searches += played.searched
-        if played.action.kind is ActionKind.ANSWER:
-            self.stop_reason = StopReason.ANSWERED
-        elif self.turn >= self.rules.max_turns:
-            self.stop_reason = StopReason.MAX_TURNS
 
-    def _reward(self, played: _Played, observation: str) -> float:
+    def _reward(self, played: _Played, observation: str, ended: bool) -> float:
         turn = Turn(
             played.action,
             self.question.golden_answers,
             observation,
-            self.turn,
+            self.turn + 1,
             played.searched,
-            self.num_searches,
-            self.stop_reason is not None,
+            self.num_searches + played.searched,
+            ended,
         )
         return float(self.rules.reward(turn))
 
@@ -277,26 +311,26 @@ class Episode:
             "question_id": self.question.id,
             "data_source": self.question.data_source,
             "group": self.group,
-            "turn": self.turn,
+            "turn": self.turn + 1,
             "action": str(action.kind),
-            "query": action.content if action.kind is ActionKind.SEARCH else "",
+            "query": action.content if action.kind is _SEARCH else "",
             "documents": played.shown,
             "noisy": request is not None and request.noisy,
             "noise_kind": kind or "",
             "noise": self.noise,
-            "num_searches": self.num_searches,
+            "num_searches": self.num_searches + played.searched,
         }
 
-    def _final_info(self, action: Action) -> dict[str, Any]:
-        """Return how the episode ended; an episode without an answer scores 0 in everything."""
+    def _final_info(self, action: Action, stop_reason: StopReason) -> dict[str, Any]:
+        """Return how the episode ends; an episode without an answer scores 0 in everything."""
         golden_answers = self.question.golden_answers
-        answered = action.kind is ActionKind.ANSWER
+        answered = action.kind is _ANSWER
         return {
             "answer": action.content if answered else "",
             "exact_match": exact_match(action.content, golden_answers) if answered else 0.0,
             "f1": token_f1(action.content, golden_answers) if answered else 0.0,
             "golden_answers": golden_answers,
-            "stop_reason": self.stop_reason,
+            "stop_reason": stop_reason,
         }
 
     @property
@@ -351,7 +385,8 @@ class Episode:
             kind, *texts = played["action"]
             shown = tuple(Document(*parts) for parts in played["documents"])
             action = Action(ActionKind(kind), *texts)
-            episode._advance(_Played(action, shown, played["searched"]))
+            turn = _Played(action, shown, played["searched"])
+            episode._advance(turn, episode._stop_reason(action))
         return episode
 
 
@@ -370,7 +405,14 @@ def render_documents(documents: Sequence[Document]) -> str:
     return "".join(pieces)
 
 
+def name_texts(*texts: str) -> int:
+    """Return 64 bits that name a sequence of texts: other texts have, in all likelihood, others."""
+    # The expression of a tuple tells where each text ends, and escapes what cannot be encoded.
+    return int.from_bytes(blake2b(repr(texts).encode(), digest_size=8).digest())
+
+
 def _group_id(question: Question, noise_seed: int) -> int:
     """Return the id, in [0, 2**63), that episodes share if and only if they are one group."""
-    name = f"{question.data_source}\0{question.id}".encode("utf-8", "surrogatepass")
-    return derive(noise_seed, int.from_bytes(blake2b(name, digest_size=8).digest()))
+    # All of the question goes in, for nobody vouches for the ids of a caller's records.
+    parts = (question.data_source, question.id, question.text, *question.golden_answers)
+    return derive(noise_seed, name_texts(*parts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, Final, Unpack
@@ -90,6 +90,8 @@ class ZeroSearchMacroEnv(NumericEnv):
     env = gym.make("envs_registry:ZeroSearchMacro-v0", split="test")
     ```
 
+    `get_state()` and `set_state(state)` work as those of `ZeroSearch-v0`.
+
     ## Version History
 
     - v0: first version.
@@ -108,6 +110,7 @@ class ZeroSearchMacroEnv(NumericEnv):
         super().__init__(render_mode, settings)
         self._num_entities = num_entities
         self._view: MacroView | None = None
+        self._actions: list[int] = []  # that led to the view
         size = _NUM_GLOBALS + _NUM_BUCKETS + _NUM_SLOT_FEATURES * num_entities
         self.observation_space = spaces.Box(0.0, 1.0, (size,), np.float32)
         self.action_space = spaces.Discrete(1 + 2 * num_entities)
@@ -117,9 +120,12 @@ class ZeroSearchMacroEnv(NumericEnv):
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Begin an episode; see `ZeroSearch-v0`."""
         info = self._begin(seed, options)
-        episode = self.text_env.episode
-        self._view = MacroView.begin(episode.question.text, episode.rules.max_turns)
+        self._view, self._actions = self._first_view(), []
         return self._view.observe(self._num_entities), info
+
+    def _first_view(self) -> MacroView:
+        episode = self.text_env.episode
+        return MacroView.begin(episode.question.text, episode.rules.max_turns)
 
     def step(self, action: np.int64 | int) -> NumericStep:
         """Take one turn; see `ZeroSearch-v0`.
@@ -134,6 +140,7 @@ class ZeroSearchMacroEnv(NumericEnv):
         text = view.write(int(action), self._num_entities)
         _, reward, terminated, truncated, info = self.text_env.step(text)
         self._view = view.after(int(action), self._num_entities, info["documents"])
+        self._actions.append(int(action))
         return (
             self._view.observe(self._num_entities),
             reward,
@@ -145,6 +152,24 @@ class ZeroSearchMacroEnv(NumericEnv):
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which actions make sense now, shape (1 + 2 K,); at least one always does."""
         return self._begun_view().mask(self._num_entities)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return where the environment stands: dicts, lists, texts, numbers and None."""
+        return {"text_env": self.text_env.get_state(), "actions": list(self._actions)}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go to where an environment with the same arguments stood when it gave `state`."""
+        self.text_env.set_state(state["text_env"])
+        episode, self._actions = state["text_env"]["episode"], list(state["actions"])
+        self._view = None if episode is None else self._replay(episode["played"])
+
+    def _replay(self, turns: Sequence[Mapping[str, Any]]) -> MacroView:
+        """Return what is known after the turns of an episode's state, taken by these actions."""
+        view = self._first_view()
+        for action, turn in zip(self._actions, turns, strict=True):
+            documents = [Document(*parts) for parts in turn["documents"]]
+            view = view.after(action, self._num_entities, documents)
+        return view
 
     def _begun_view(self) -> MacroView:
         if self._view is None:

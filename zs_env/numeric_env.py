@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -51,7 +50,8 @@ class NumericEnv(gym.Env[Numbers, np.int64]):
         """Return the transcript as `ZeroSearchEnv` does."""
         return self.text_env.render()
 
-    def _begin(self, seed: int | None, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _begin(self, seed: int | None, options: dict[str, Any] | None) -> dict[str, Any]:
         """Reset both generators and the text environment; return its info."""
+        _, info = self.text_env.reset(seed=seed, options=options)
         super().reset(seed=seed)
-        return self.text_env.reset(seed=seed, options=dict(options or {}))[1]
+        return info

@@ -27,7 +27,8 @@ def read_parquet(path: Path) -> tuple[Question, ...]:
 
     Raises:
         ImportError: If pyarrow is missing.
-        ValueError: If the file is not parquet, or a row is not a question; the message says which.
+        ValueError: If the file is not parquet or damaged, or a row is not a question; the message
+            says which.
     """
     try:
         import pyarrow
@@ -36,7 +37,9 @@ def read_parquet(path: Path) -> tuple[Question, ...]:
         raise ImportError(f"parquet files need pyarrow: {_INSTALL}") from error
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the file cannot be read at all; pyarrow's own OSErrors are about what is in it
         raise ValueError(f"{path}: {error}") from error
     return _questions(str(path), path.stem, rows)
 

@@ -2,19 +2,24 @@
 
 The single and the vector environment share all of it: `Settings` holds the constructor's
 keywords, `ResetOptions` one slot's reset options, and `EpisodeFactory` turns both and a random
-key into an episode. Every mistake of a caller is reported here.
+key into an episode. Every mistake of a caller is reported here, and whatever passes is kept as
+Python's own value: a numpy number among the arguments would surface in infos, files and states.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Final, TypedDict, TypeVar
 
-from zs_env.episode import Episode, Rules
+from gymnasium.utils import seeding
+
+from zs_env.checks import check_count, check_probability
+from zs_env.episode import Episode, Judged, Rules, name_texts
 from zs_env.random import derive
-from zs_env.search.curriculum import CurriculumSource, make_curriculum
+from zs_env.search.curriculum import Curriculum, CurriculumSource, make_curriculum
 from zs_env.search.engine import NoiseKind, SearchEngine
 from zs_env.search.registry import check_engine
 from zs_env.task.actions import GRAMMAR, STOPS
@@ -63,7 +68,7 @@ class Settings:
 
     Raises:
         ValueError: If one is out of its range, or a name is unknown.
-        TypeError: If `engine`, `reward` or `curriculum` is an object that cannot be one.
+        TypeError: If one is of a type that it cannot have.
     """
 
     questions: QuestionSource = "miniwiki"
@@ -80,14 +85,19 @@ class Settings:
     max_document_length: int = _RULES.max_document_length
 
     def __post_init__(self) -> None:
-        """Check what `rules` and the question set do not check."""
+        """Check what `rules` and the question set do not check, and keep Python's own values."""
         check_engine(self.engine)
-        _check_split(self.split)
-        _optional(_check_noise, self.noise)
+        _check_questions(self.questions)
         make_curriculum(self.curriculum)
-        _check_noise_kinds(self.noise_kinds)
+        checked = {
+            "split": _check_split(self.split),
+            "noise": _optional(_check_noise, self.noise),
+            "noise_kinds": _check_noise_kinds(self.noise_kinds),
+        }
         for name in ("top_k", "max_turns", "max_action_length", "max_document_length"):
-            _check_count(name, getattr(self, name), minimum=1)
+            checked[name] = check_count(name, getattr(self, name), minimum=1)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def rules(self) -> Rules:
         """Return the rules that all episodes share."""
@@ -100,6 +110,29 @@ class Settings:
             max_document_length=self.max_document_length,
             noise_kinds=_check_noise_kinds(self.noise_kinds),
         )
+
+
+def read_settings(cls: type, arguments: Mapping[str, Any]) -> Settings:
+    """Return the settings that the keywords of a constructor ask for.
+
+    Args:
+        cls: Whose constructor; the keywords that it keeps to itself are named in the message.
+        arguments: The keywords that are left.
+
+    Raises:
+        ValueError: If one is out of its range, or a name is unknown.
+        TypeError: If there is no such keyword, or one is of a type that it cannot have.
+    """
+    unknown = arguments.keys() - SettingsArguments.__annotations__.keys()
+    if unknown:
+        keywords = inspect.signature(cls).parameters.values()
+        own = {keyword.name for keyword in keywords if keyword.kind is not keyword.VAR_KEYWORD}
+        known = ", ".join(sorted(own | SettingsArguments.__annotations__.keys()))
+        raise TypeError(
+            f"{cls.__name__} got an unexpected keyword argument {min(unknown)!r}, "
+            f"must be among {known}"
+        )
+    return Settings(**arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +156,16 @@ class ResetOptions:
     split: str | None = None
 
 
+def new_stream(seed: int | None = None) -> int:
+    """Return the stream of episodes that a seed stands for; without one, a random stream.
+
+    Raises:
+        gymnasium.error.Error: If the seed is negative or no integer.
+    """
+    generator, _ = seeding.np_random(seed)
+    return int(generator.integers(KEY_LIMIT))
+
+
 def episode_key(stream: int, index: int) -> int:
     """Return the key of the episode at `index`, from 0, of a stream, in [0, `KEY_LIMIT`).
 
@@ -137,10 +180,15 @@ OPTION_NAMES: Final = tuple(field.name for field in fields(ResetOptions))
 
 
 class EpisodeFactory:
-    """Starts episodes.
+    """Starts episodes; nothing it does changes it, but for questions that it loads.
 
     Args:
         settings: What the environment was built from.
+
+    Attributes:
+        settings: The same.
+        rules: What all episodes have in common.
+        curriculum: The curriculum to begin with.
 
     Raises:
         ValueError: If questions, prompt or reward are unknown.
@@ -167,9 +215,9 @@ class EpisodeFactory:
 
         Raises:
             ValueError: If an option is unknown or out of range; the message names it.
+            TypeError: If `options` is no mapping.
         """
-        options = options or {}
-        check_option_names(options)
+        options = check_options(options)
         if options.get("noise") is not None and options.get("progress") is not None:
             raise ValueError(
                 f"`progress` must not be given together with `noise`, got {options['progress']!r}"
@@ -186,14 +234,19 @@ class EpisodeFactory:
     def _find_question(self, question: str | QuestionRecord) -> Question:
         if isinstance(question, str):
             return self._questions.find(question)
-        return make_question(question, default_id="custom")
+        found = make_question(question, default_id="")
+        return found if found.id else replace(found, id=_content_id(found))
 
-    def start(self, key: int, options: ResetOptions) -> Episode:
+    def start(self, key: int, options: ResetOptions, curriculum: Curriculum) -> Episode:
         """Return a new episode.
 
         Args:
             key: Decides everything random that `options` does not, in [0, `KEY_LIMIT`).
             options: What this episode has of its own.
+            curriculum: Where the curriculum stands.
+
+        Raises:
+            ValueError: If the curriculum returns no probability.
         """
         settings, rules = self.settings, self.rules
         if options.max_turns is not None:
@@ -202,45 +255,55 @@ class EpisodeFactory:
         noise_seed = options.noise_seed
         if noise_seed is None:
             noise_seed = derive(key, _NOISE_SEED)
-        return Episode(question, rules, self._noise(options), noise_seed)
+        return Episode(question, rules, self._noise(options, curriculum), noise_seed)
 
-    def _noise(self, options: ResetOptions) -> float:
+    def _noise(self, options: ResetOptions, curriculum: Curriculum) -> float:
         """Return the probability of noise: the option's, the constructor's or the curriculum's."""
         if options.noise is not None:
             return options.noise
         if options.progress is None and self.settings.noise is not None:
             return self.settings.noise
-        return self.curriculum(options.progress or 0.0)
-
-    def count(self, info: Mapping[str, Any]) -> None:
-        """Let the curriculum learn from the info of a turn, if that turn ended an episode."""
-        if "exact_match" in info:
-            self.curriculum = self.curriculum.after(info["exact_match"])
+        return check_probability("curriculum(progress)", curriculum(options.progress or 0.0))
 
     def _draw_question(self, key: int, split: str) -> Question:
         questions = self._questions.split(split)
         return questions[derive(key, _QUESTION_DRAW) % len(questions)]
 
 
-def check_option_names(options: Mapping[str, Any]) -> None:
-    """Check that every option is known.
+def taught(curriculum: Curriculum, last_turn: Judged) -> Curriculum:
+    """Return the curriculum to go on with after the last turn of an episode.
 
     Raises:
-        ValueError: If one is not; the message names it and lists the known ones.
+        TypeError: If its `after` returns no curriculum.
     """
+    following = curriculum.after(last_turn.outcome.info["exact_match"])
+    if not isinstance(following, Curriculum):
+        raise TypeError(f"`curriculum.after(success)` must be a Curriculum, got {following!r}")
+    return following
+
+
+def check_options(
+    options: Mapping[str, Any] | None, known: Sequence[str] = OPTION_NAMES
+) -> Mapping[str, Any]:
+    """Return `options`, an empty mapping where there are none.
+
+    Raises:
+        ValueError: If one is not among `known`; the message names it and lists the known ones.
+        TypeError: If it is no mapping.
+    """
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise TypeError(f"`options` must be a mapping or None, got {options!r}")
     for name in options:
-        if name not in OPTION_NAMES:
-            known = ", ".join(sorted(OPTION_NAMES))
-            raise ValueError(f"`options` must be among {known}, got {name!r}")
+        if name not in known:
+            raise ValueError(f"`options` must be among {', '.join(sorted(known))}, got {name!r}")
+    return options
 
 
-def check_group_size(value: Any) -> int:
-    """Return `value`.
-
-    Raises:
-        ValueError: If it is not a count of at least 1.
-    """
-    return _check_count("group_size", value, minimum=1)
+def _content_id(question: Question) -> str:
+    """Return an id for a question that came without one: equal questions share it."""
+    return f"{name_texts(question.text, *question.golden_answers):016x}"
 
 
 def _optional(check: Callable[[Any], _T], value: Any) -> _T | None:
@@ -248,43 +311,38 @@ def _optional(check: Callable[[Any], _T], value: Any) -> _T | None:
     return None if value is None else check(value)
 
 
+def _check_questions(value: Any) -> None:
+    if not isinstance(value, str | Path | Iterable):
+        raise TypeError(
+            f"`questions` must be a name, a file or a sequence of records, got {value!r}"
+        )
+
+
 def _check_noise(value: Any) -> float:
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not 0.0 <= float(value) <= 1.0:
-        raise ValueError(f"`noise` must be a probability in [0, 1], got {value!r}")
-    return float(value)
+    return check_probability("noise", value)
+
+
+def _check_progress(value: Any) -> float:
+    return check_probability("progress", value)
 
 
 def _check_noise_kinds(value: Any) -> tuple[NoiseKind, ...]:
-    kinds = () if isinstance(value, str) else tuple(value)
+    kinds = tuple(value) if isinstance(value, Sequence) else (value,)
     if isinstance(value, str) or not all(kind in list(NoiseKind) for kind in kinds):
         known = ", ".join(NoiseKind)
         raise ValueError(f"`noise_kinds` must be a sequence of {known}, got {value!r}")
     return tuple(NoiseKind(kind) for kind in kinds)
 
 
-def _check_progress(value: Any) -> float:
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not 0.0 <= float(value) <= 1.0:
-        raise ValueError(f"`progress` must be a number in [0, 1], got {value!r}")
-    return float(value)
-
-
 def _check_split(value: Any) -> str:
-    if value not in SPLITS:
+    if not isinstance(value, str) or value not in SPLITS:
         raise ValueError(f"`split` must be one of {', '.join(SPLITS)}, got {value!r}")
     return str(value)
 
 
 def _check_max_turns(value: Any) -> int:
-    return _check_count("max_turns", value, minimum=1)
+    return check_count("max_turns", value, minimum=1)
 
 
 def _check_noise_seed(value: Any) -> int:
-    return _check_count("noise_seed", value, minimum=0)
-
-
-def _check_count(name: str, value: Any, minimum: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
-        raise ValueError(f"`{name}` must be an integer of at least {minimum}, got {value!r}")
-    return int(value)
+    return check_count("noise_seed", value, minimum=0)

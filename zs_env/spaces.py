@@ -11,6 +11,8 @@ from typing import Any, Final
 from gymnasium import Space
 from numpy.random import Generator
 
+from zs_env.checks import check_count
+
 _WORDS: Final = (
     "who which where when what city river film company country founder director born capital "
     "of the in was is named Zoë Łódź Ångström 東京 Ελλάδα 1972"
@@ -35,7 +37,7 @@ class UnicodeText(Space[str]):
         seed: Seed of the samples, or a generator; None seeds from the system.
 
     Raises:
-        ValueError: If `max_length` is less than 1.
+        ValueError: If `max_length` is no integer or less than 1.
 
     Example:
         >>> space = UnicodeText(10)
@@ -45,9 +47,7 @@ class UnicodeText(Space[str]):
 
     def __init__(self, max_length: int, seed: int | Generator | None = None) -> None:
         """Check and keep the bound."""
-        if max_length < 1:
-            raise ValueError(f"`max_length` must be at least 1, got {max_length!r}")
-        self.max_length = int(max_length)
+        self.max_length = check_count("max_length", max_length, minimum=1)
         super().__init__(dtype=str, seed=seed)
 
     @property

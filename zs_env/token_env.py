@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, Unpack
 
@@ -12,10 +12,11 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
+from zs_env.checks import check_count
 from zs_env.models import model_folder
 from zs_env.numeric_env import NumericEnv, NumericStep
 from zs_env.settings import SettingsArguments
-from zs_env.task.actions import STOPS
+from zs_env.task.actions import is_complete
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -37,9 +38,10 @@ class ZeroSearchTokenEnv(NumericEnv):
 
     ## Action Space
 
-    `Discrete(vocabulary)`: the next token. An action of `ZeroSearch-v0` is complete when its text
-    holds one of `metadata["action_stops"]`, when the end-of-text token is chosen, or after
-    `max_action_tokens` tokens.
+    `Discrete(vocabulary)`: the next token. An action of `ZeroSearch-v0` is complete when nothing
+    that could follow would change what it does (`metadata["grammar"].is_complete(text)`: a tag
+    inside a `<think>` completes nothing as long as the thought may still be closed), when the
+    end-of-text token is chosen, or after `max_action_tokens` tokens.
 
     ## Observation Space
 
@@ -79,6 +81,10 @@ class ZeroSearchTokenEnv(NumericEnv):
     env = gym.make("envs_registry:ZeroSearchToken-v0", window=128)
     ```
 
+    `metadata` holds what that of `ZeroSearch-v0` does. A `step` that raises takes no token, so it
+    can be tried again. `get_state()` and `set_state(state)` work as those of `ZeroSearch-v0`, with
+    the window and a half-written action.
+
     ## Version History
 
     - v0: first version.
@@ -94,12 +100,11 @@ class ZeroSearchTokenEnv(NumericEnv):
         **settings: Unpack[SettingsArguments],
     ) -> None:
         """Check the arguments and load the tokenizer; the rest is loaded when first needed."""
-        for name, value in (("window", window), ("max_action_tokens", max_action_tokens)):
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value!r}")
+        window = check_count("window", window, minimum=1)
+        self._max_action_tokens = check_count("max_action_tokens", max_action_tokens, minimum=1)
         super().__init__(render_mode, settings)
+        self.metadata = type(self).metadata | self.text_env.metadata  # type: ignore[misc]
         self._tokenizer = load_tokenizer(tokenizer)
-        self._max_action_tokens = max_action_tokens
         self._num_tokens = self._tokenizer.get_vocab_size()
         self._end_id = self._tokenizer.token_to_id(_END)
         self._window: deque[int] = deque(maxlen=window)
@@ -118,40 +123,56 @@ class ZeroSearchTokenEnv(NumericEnv):
         return self._observe(), info | {"num_tokens": 0}
 
     def step(self, action: np.int64 | int) -> NumericStep:
-        """Take one token.
+        """Take one token. Whatever it raises, the token was not taken.
 
         Raises:
             ValueError: If `action` is not in the action space.
             ResetNeeded: If no episode is going on.
+            SearchEngineError: If the engine failed.
         """
         episode = self.text_env.episode
         if episode.stop_reason is not None:
             raise ResetNeeded("`step` must follow `reset`, and not the end of an episode")
         if not self.action_space.contains(action):
             raise ValueError(f"`action` must be in {self.action_space}, got {action!r}")
-        token = int(action)
-        self._window.append(token)
-        self._action.append(token)
-        text = self._decode(self._action)
-        if not self._is_complete(token, text):
-            info = episode.reset_info() | {"num_tokens": len(self._action)}
-            return self._observe(), 0.0, False, False, info
-        return self._play(text)
+        written = [*self._action, int(action)]
+        text = self._decode(written)
+        if self._is_complete(written, text):
+            return self._play(written, text)
+        self._window.append(written[-1])
+        self._action = written
+        info = episode.reset_info() | {"num_tokens": len(written)}
+        return self._observe(), 0.0, False, False, info
 
-    def _play(self, text: str) -> NumericStep:
+    def _play(self, written: Sequence[int], text: str) -> NumericStep:
         """Take the turn of a complete action."""
         observation, reward, terminated, truncated, info = self.text_env.step(text)
-        num_tokens, self._action = len(self._action), []
+        self._window.append(written[-1])
+        self._action = []
         self._read(observation)
-        info |= {"num_tokens": num_tokens}
+        info |= {"num_tokens": len(written)}
         return self._observe(), reward, terminated, truncated, info
 
-    def _is_complete(self, token: int, text: str) -> bool:
+    def _is_complete(self, written: Sequence[int], text: str) -> bool:
         return (
-            token == self._end_id
-            or len(self._action) >= self._max_action_tokens
-            or any(stop in text for stop in STOPS)
+            written[-1] == self._end_id
+            or len(written) >= self._max_action_tokens
+            or is_complete(text)
         )
+
+    def get_state(self) -> dict[str, Any]:
+        """Return where the environment stands: dicts, lists, texts, numbers and None."""
+        return {
+            "text_env": self.text_env.get_state(),
+            "window": list(self._window),
+            "action": list(self._action),
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go to where an environment with the same arguments stood when it gave `state`."""
+        self.text_env.set_state(state["text_env"])
+        self._window = deque(state["window"], maxlen=self._window.maxlen)
+        self._action = list(state["action"])
 
     def _decode(self, ids: Sequence[int]) -> str:
         kept = [token for token in ids if token != self._end_id]

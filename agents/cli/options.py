@@ -19,7 +19,7 @@ from zs_env.random import derive
 from zs_env.search.engine import SearchEngine
 from zs_env.search.registry import ENGINES, make_engine
 from zs_env.settings import Settings
-from zs_env.task.question_sets import QuestionSet
+from zs_env.task.question_sets import NAMES, QuestionSet
 from zs_env.task.questions import Question
 
 if TYPE_CHECKING:
@@ -47,7 +47,11 @@ Split = Annotated[
     str, arg(metavar="SPLIT", help="Where questions come from: train, validation or test.")
 ]
 Questions = Annotated[
-    str, arg(metavar="SET", help="What is asked: miniwiki, miniwiki-hard or a JSONL file.")
+    str,
+    arg(
+        metavar="SET",
+        help=f"What is asked: {', '.join(NAMES)}, or a JSONL or parquet file.",
+    ),
 ]
 Noise = Annotated[
     float, arg(metavar="P", help="Probability in [0, 1] that a search brings noisy documents.")
@@ -130,8 +134,8 @@ def load_questions(questions: str, split: str, num: int, seed: int) -> tuple[Que
     """Return the questions that `--questions`, `--split` and `--num-questions` ask for.
 
     Args:
-        questions: A built-in set, or the path of a JSONL file.
-        split: Which part of a built-in set.
+        questions: A set by name, or the path of a JSONL or parquet file.
+        split: Which part of a named set.
         num: Size of the sample; 0 means all, and so does more than there are.
         seed: Key of the sample.
 

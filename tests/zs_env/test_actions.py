@@ -15,6 +15,7 @@ from zs_env.task.actions import (
     ActionGrammar,
     ActionKind,
     _parse_tags,
+    is_complete,
     parse,
 )
 
@@ -84,6 +85,8 @@ def test_content_may_hold_a_thought():
         ("<SEARCH>q</SEARCH>", "expected <search>query</search>"),
         ("<search> \n</search>", "the <search> is empty"),
         ("<answer></answer>", "the <answer> is empty"),
+        ("<answer>\u200b\u00ad</answer>", "the <answer> is empty"),
+        ("<search> \ufe0f\x00\u3164 </search>", "the <search> is empty"),
         ("<search>who", "<search> is not closed by </search>"),
         ("<search>who<answer>x", "<answer> is not closed by </answer>"),
         ("<information>Doc 1: x</information><answer>x</answer>", "<information> is written by"),
@@ -144,6 +147,35 @@ def test_sampler_that_stops_at_a_stop_string_loses_no_action(text):
             assert cut == parse(text)
             return
     assert parse(text).kind is ActionKind.MALFORMED
+
+
+@pytest.mark.parametrize(
+    ("text", "complete"),
+    [
+        ("<search>q</search>", True),
+        ("<think>hm</think><answer>x</answer> and", True),
+        ("<think>maybe <search>x</search>", False),
+        ("<think>maybe <search>x</search> no</think>", False),
+        ("<think>maybe <search>x</search> no</think><answer>y</answer>", True),
+        ("<search>a<think>b</search>", False),
+        ("</search>", False),
+        ("<search>q</search", False),
+        ("<search></search>", True),
+        ("<information>", True),
+        ("", False),
+    ],
+)
+def test_text_is_complete_where_it_decides_what_it_does(text, complete):
+    assert is_complete(text) == GRAMMAR.is_complete(text) == complete
+
+
+@settings(max_examples=1000)
+@given(texts, texts)
+def test_nothing_that_follows_changes_a_complete_text(text, rest):
+    if is_complete(text):
+        assert parse(text + rest) == parse(text)
+    else:
+        assert parse(f"{text}</think><information>") != parse(text)
 
 
 @pytest.mark.parametrize(

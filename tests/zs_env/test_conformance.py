@@ -68,9 +68,11 @@ def test_check_env_passes_with_wrappers(make, env_id, wrapper, tmp_path):
     env = WRAPPERS[wrapper](make(env_id), tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        # What the checker says of every wrapper, whatever it does.
-        warnings.filterwarnings("ignore", ".*is different from the unwrapped version")
-        check_env(env, skip_render_check=True)  # rendering is the wrapped environment's
+        # The checker's first act is to warn of any wrapper, whatever it does: nothing can be done
+        # about that one warning. All others are errors.
+        message = r".*The environment \(.*\) is different from the unwrapped version"
+        warnings.filterwarnings("ignore", message)
+        check_env(env)
 
 
 @pytest.mark.parametrize("env_id", NUMERIC_IDS)
@@ -114,15 +116,13 @@ def test_wrappers_keep_the_spec(make, wrapper, tmp_path):
 @pytest.mark.parametrize("env_id", ["ZeroSearch-v0", *NUMERIC_IDS])
 def test_pickle_and_deepcopy_in_the_middle_of_an_episode(make, env_id):
     env = make(env_id).unwrapped
-    env.action_space.seed(0)
+    action = 0 if env_id in NUMERIC_IDS else "<search>who</search>"
     env.reset(seed=0)
-    actions = [env.action_space.sample() for _ in range(4)]
-    env.step(actions[0])
+    env.step(action)
     copies = [copy.deepcopy(env), pickle.loads(pickle.dumps(env))]
-    expected = [env.step(action) for action in actions[1:2]]
+    expected = env.step(action)
     for twin in copies:
-        for action, step in zip(actions[1:2], expected, strict=True):
-            np.testing.assert_equal(twin.step(action), step)
+        np.testing.assert_equal(twin.step(action), expected)
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])

@@ -14,8 +14,9 @@ from gymnasium.utils.env_checker import check_env
 
 import zs_env
 from zs_env import Document, Question, SearchEngineError, ZeroSearchEnv
-from zs_env.search.curriculum import AdaptiveCurriculum, LinearCurriculum
+from zs_env.search.curriculum import AdaptiveCurriculum, ConstantCurriculum, LinearCurriculum
 from zs_env.settings import Settings, SettingsArguments
+from zs_env.task.reward_terms import PerTurn
 
 QUESTIONS = tuple(Question(f"q{i}", f"What is {i}?", (f"number {i}",)) for i in range(20))
 SEARCH = "<search>what</search>"
@@ -128,15 +129,75 @@ def test_failing_engine_raises_and_the_turn_can_be_retried():
     assert info["turn"] == info["num_searches"] == 1
 
 
-def test_engine_that_returns_the_wrong_number_of_results_raises():
-    class Broken:
-        def search(self, requests):
-            return []
+class Stumbling:
+    """Does what it is told once, as an engine, a reward or a curriculum; then it is fine."""
 
-    env = make(engine=Broken())
+    def __init__(self, reply=None):
+        self.reply, self.stumbled = reply, False
+
+    def search(self, requests):
+        if not self.stumbled:
+            self.stumbled = True
+            return self.reply
+        return [[Document("fine")] for _ in requests]
+
+    def __call__(self, *arguments):
+        if not self.stumbled:
+            self.stumbled = True
+            raise RuntimeError("stumbled")
+        return 0.5
+
+
+@pytest.mark.parametrize("reply", [[], None, [["text"]], [[{"text": "x"}]], [[Document(None)]]])
+def test_engine_that_returns_no_documents_raises_and_the_turn_can_be_retried(reply):
+    env, twin = make(engine=Stumbling(reply)).unwrapped, make(engine=FailingEngine(0)).unwrapped
     env.reset(seed=0)
-    with pytest.raises(SearchEngineError, match="Broken returned 0 results for 1 requests"):
+    twin.reset(seed=0)
+    with pytest.raises(SearchEngineError, match=r"Stumbling (must return|returned 0)"):
         env.step(SEARCH)
+    assert env.get_state() == twin.get_state()
+    assert env.step(SEARCH) == twin.step(SEARCH)
+
+
+@pytest.mark.parametrize("action", ["<answer>x</answer>", SEARCH])
+def test_reward_that_raises_leaves_the_turn_to_be_retried(action):
+    env = make(reward=PerTurn(Stumbling()), max_turns=1, render_mode="ansi").unwrapped
+    env.reset(seed=0)
+    before = env.get_state(), env.render()
+    with pytest.raises(RuntimeError, match="stumbled"):
+        env.step(action)
+    assert (env.get_state(), env.render()) == before
+    _, reward, terminated, truncated, info = env.step(action)
+    assert (reward, terminated or truncated, info["turn"]) == (0.5, True, 1)
+
+
+@pytest.mark.parametrize("following", [None, RuntimeError])
+def test_curriculum_that_fails_to_learn_leaves_the_turn_to_be_retried(following):
+    class Forgetful(ConstantCurriculum):
+        def after(self, success):
+            if following is not None:
+                raise following("forgot")
+
+    env = make(curriculum=Forgetful()).unwrapped
+    env.reset(seed=0)
+    before = env.get_state()
+    for _ in range(2):
+        with pytest.raises((TypeError, RuntimeError), match=r"must be a Curriculum|forgot"):
+            env.step("<answer>x</answer>")
+        assert env.get_state() == before
+
+
+def test_turn_that_cannot_be_shown_can_be_retried(monkeypatch):
+    env = make(render_mode="human").unwrapped
+    monkeypatch.setattr("zs_env.env.print_panels", Stumbling())
+    for call in (lambda: env.reset(seed=0), lambda: env.step(SEARCH)):
+        monkeypatch.setattr("zs_env.env.print_panels", Stumbling())
+        before = env.get_state()
+        with pytest.raises(RuntimeError, match="stumbled"):
+            call()
+        assert env.get_state() == before
+        call()
+    assert env.episode.turn == 1
 
 
 def test_step_needs_a_running_episode():
@@ -194,6 +255,44 @@ def test_adaptive_curriculum_follows_exact_matches():
         env.step(answer)
         noises.append(round(env.reset()[1]["noise"], 3))
     assert noises == [0.1, 0.0, 0.1]
+
+
+def test_seeded_reset_takes_the_curriculum_back_to_its_beginning():
+    env = make(curriculum=AdaptiveCurriculum(start=0.2, window=1, step=0.1))
+    options = {"question": "q1"}
+    first = env.reset(seed=0, options=options)
+    env.step("<answer>number 1</answer>")
+    assert env.reset(options=options)[1]["noise"] == pytest.approx(0.3)
+    assert env.reset(seed=0, options=options) == first
+    env.step("<answer>number 1</answer>")
+    with pytest.raises(ValueError, match="`question` must be"):
+        env.reset(seed=0, options={"question": "q99"})
+    assert env.reset(options=options)[1]["noise"] == pytest.approx(0.3)
+
+
+def test_options_hold_for_one_episode_of_a_group_and_no_later_one():
+    env, twin = make(group_size=3), make(group_size=3)
+    given = env.reset(seed=0, options={"question": "q1", "noise_seed": 5})[1]
+    twin.reset(seed=0)
+    assert given["question_id"] == "q1"
+    infos = [env.reset()[1] for _ in range(2)]
+    assert infos == [twin.reset()[1] for _ in range(2)]
+    assert infos[0]["group"] == infos[1]["group"] != given["group"]
+    options = {"question": "q1", "noise_seed": 5}
+    assert len({env.reset(options=options)[1]["group"] for _ in range(3)}) == 1
+
+
+@pytest.mark.parametrize("more", [{}, {"id": "same"}, {"id": "same", "data_source": "same"}])
+def test_groups_of_different_questions_differ(more):
+    """Fault 14: group ids that collide across questions."""
+    records = [("A?", "a"), ("B?", "b"), ("A?", "b"), ("A?", ["a", "b"])]
+    groups = [
+        make().reset(
+            options={"question": {"question": text, "answers": answers} | more, "noise_seed": 1}
+        )[1]["group"]
+        for text, answers in records
+    ]
+    assert len(set(groups)) == len(records)
 
 
 def test_group_size_lets_episodes_in_a_row_share_question_and_noise_stream():
@@ -258,8 +357,8 @@ def test_max_turns_option_holds_for_one_episode():
         ({"max_turns": 0}, r"`max_turns` must be an integer of at least 1, got 0"),
         ({"max_turns": 2.0}, r"`max_turns` must be an integer of at least 1, got 2.0"),
         ({"noise_seed": -1}, r"`noise_seed` must be an integer of at least 0, got -1"),
-        ({"progress": 1.5}, r"`progress` must be a number in \[0, 1\], got 1.5"),
-        ({"progress": "half"}, r"`progress` must be a number in \[0, 1\], got 'half'"),
+        ({"progress": 1.5}, r"`progress` must be a probability in \[0, 1\], got 1.5"),
+        ({"progress": "half"}, r"`progress` must be a probability in \[0, 1\], got 'half'"),
         (
             {"progress": 0.5, "noise": 0.5},
             r"`progress` must not be given together with `noise`, got 0.5",
@@ -309,11 +408,6 @@ def test_wrong_argument_is_refused(arguments, message):
 def test_engine_without_search_is_refused():
     with pytest.raises(TypeError, match=r"`engine` must be .* an object with a search method"):
         ZeroSearchEnv(engine=object())
-
-
-def test_unknown_argument_is_refused():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'turns'"):
-        ZeroSearchEnv(turns=3)
 
 
 def test_argument_types_cover_the_settings():

@@ -1,6 +1,7 @@
 """The rules of one episode."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -174,9 +175,17 @@ def test_group_is_question_and_noise_stream():
     def group(question, noise_seed):
         return Episode(question, Rules(), noise_seed=noise_seed).group
 
-    other_source = Question("q1", QUESTION.text, ("Mars",), "elsewhere")
-    groups = {group(QUESTION, 1), group(QUESTION, 2), group(other_source, 1)}
-    assert len(groups) == 3
+    others = [
+        replace(QUESTION, **{name: value})
+        for name, value in [
+            ("id", "q2"),
+            ("data_source", "elsewhere"),
+            ("text", "Which planet is blue?"),
+            ("golden_answers", ("Mars",)),
+        ]
+    ]
+    groups = {group(QUESTION, 1), group(QUESTION, 2), *(group(other, 1) for other in others)}
+    assert len(groups) == 6
     assert all(0 <= number < 2**63 for number in groups)
     assert group(QUESTION, 1) in groups
 
@@ -186,6 +195,24 @@ def test_failed_turn_can_be_tried_again():
     first = episode.begin_turn(SEARCH)
     assert episode.begin_turn(SEARCH) == first
     assert episode.end_turn(DOCUMENTS).info["turn"] == 1
+
+
+@pytest.mark.parametrize("text", [SEARCH, "<answer>Mars</answer>", "nothing"])
+def test_judging_a_turn_changes_nothing_until_it_is_committed(text):
+    episode, twin = (Episode(QUESTION, Rules(max_turns=2), 0.5, 1) for _ in range(2))
+    for _ in range(2):
+        before = episode.get_state(), episode.transcript, episode.reset_info()
+        episode.begin_turn(text)
+        judged = episode.judge(DOCUMENTS)
+        assert episode.judge(DOCUMENTS) == judged
+        assert (episode.get_state(), episode.transcript, episode.reset_info()) == before
+        assert judged.outcome == play(twin, text, DOCUMENTS)
+        episode.commit(judged)
+        assert episode.get_state() == twin.get_state()
+        assert episode.last_messages == judged.messages
+        assert episode.stop_reason == judged.stop_reason
+        if episode.stop_reason:
+            return
 
 
 def test_turns_out_of_order_are_refused():

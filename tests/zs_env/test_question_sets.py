@@ -1,6 +1,7 @@
 """Where questions come from: parquet files, public sets, records."""
 
 import json
+import re
 import sys
 import time
 import types
@@ -60,6 +61,85 @@ def test_broken_parquet_row_is_named(write_parquet, tmp_path):
     (tmp_path / "text.parquet").write_text("no parquet", encoding="utf-8")
     with pytest.raises(ValueError, match=r"text\.parquet: "):
         QuestionSet(tmp_path / "text.parquet").split("train")
+
+
+def test_damaged_parquet_file_is_named(write_parquet):
+    path = write_parquet([{"question": f"x{i}", "answers": ["y"]} for i in range(500)])
+    content = bytearray(path.read_bytes())
+    content[4:400] = b"\xff" * 396  # the body; the footer, which lies at the end, is whole
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"mine\.parquet: "):
+        QuestionSet(path).split("train")
+
+
+def test_case_of_a_suffix_does_not_matter(write_parquet):
+    path = write_parquet(RECORDS, "MINE.PARQUET")
+    assert len(QuestionSet(path).split("train")) == 2
+
+
+LINE = b'{"question": "x", "answers": ["y"]}\n'
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (b'{"question": "\xff", "answers": ["y"]}\n', "'utf-8' codec can't decode byte 0xff"),
+        (b"[" * 100_000 + b"\n", "the JSON is nested too deeply"),
+        (b"{}\n", "`question` of a question must be a text, got None"),
+        (b'{"question": " ", "answers": ["y"]}\n', "`question` of a question must be a text"),
+        (b'{"question": "x", "answers": ["y"], "num_hops": true}\n', "`num_hops` .* got True"),
+        (b'["x"]\n', r"a question must be a Question or a mapping, got \['x'\]"),
+        (b"{\n", "Expecting property name"),
+    ],
+)
+def test_wrong_line_is_named_with_its_file(tmp_path, second, message):
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(LINE + second)
+    with pytest.raises(ValueError, match=re.escape(f"{path}:2: ") + message):
+        QuestionSet(path).split("train")
+
+
+def test_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + LINE + b"\r\n" + LINE)
+    assert [question.id for question in QuestionSet(path).split("train")] == ["1", "3"]
+
+
+def test_wrong_record_is_named_by_its_index():
+    good = {"question": "x", "answers": ["y"]}
+    for bad in ({"question": "x"}, "x", 3, {"question": "x" * 5000, "answers": ["y"]}):
+        with pytest.raises(ValueError, match=r"`questions`\[1\]: "):
+            QuestionSet([good, bad])
+
+
+@pytest.mark.parametrize("source", [5, None, b"mine.jsonl", {"question": "x", "answers": ["y"]}])
+def test_source_that_is_no_sequence_of_records_is_refused(source):
+    with pytest.raises(TypeError, match=r"`questions` must be a name, a file .*, got"):
+        QuestionSet(source)
+
+
+def test_id_may_come_back_in_another_data_source():
+    records = [
+        {"id": "1", "question": f"{name}?", "answers": ["x"], "data_source": name}
+        for name in ("a", "b")
+    ]
+    questions = QuestionSet([*records, {"id": "2", "question": "c?", "answers": ["x"]}])
+    assert len(questions.split("train")) == 3
+    assert questions.find("2").text == "c?"
+    with pytest.raises(ValueError, match=r"`question` must be an id that one .* '1', .* in a, b"):
+        questions.find("1")
+    with pytest.raises(ValueError, match="must have distinct ids, got '1' twice in 'a'"):
+        QuestionSet([records[0], records[0]])
+
+
+def test_id_in_several_splits_is_found_if_it_means_the_same(hub):
+    assert QuestionSet("nq").find("a").text == "Où?"
+
+
+@pytest.mark.parametrize("empty", [[], "", None, [" "]])
+def test_empty_golden_answers_do_not_hide_answers(empty):
+    record = {"question": "x", "golden_answers": empty, "answers": ["y"]}
+    assert QuestionSet([record]).split("train")[0].golden_answers == ("y",)
 
 
 @pytest.mark.parametrize("answers", [None, [], "", [" "], [3], 3, {"a": 1}])

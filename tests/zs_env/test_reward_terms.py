@@ -1,5 +1,6 @@
 """Rewards put together from terms."""
 
+import math
 import pickle
 
 import gymnasium as gym
@@ -13,6 +14,7 @@ from zs_env.task.reward_terms import (
     ExtraWords,
     FormatError,
     PerTurn,
+    RewardSum,
     RewardTerm,
     SearchCost,
     Turn,
@@ -78,6 +80,46 @@ def test_sums_are_values():
     assert AnswerGrade(exact_match) - 0.5 * SearchCost() == PENALTY
     assert pickle.loads(pickle.dumps(PENALTY)) == PENALTY
     assert len(PENALTY.parts) == 2
+
+
+def test_terms_can_be_summed_and_negated():
+    terms = [AnswerGrade(exact_match), -0.5 * SearchCost()]
+    assert sum(terms) == PENALTY
+    assert sum([AnswerGrade()])(ANSWER) == 1.0
+    assert -SearchCost() == -1.0 * SearchCost()
+    assert (-PENALTY)(ANSWER) == -1.0
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (lambda: AnswerGrade() + 0.5, TypeError, "added to a RewardTerm .* another one, got 0.5"),
+        (lambda: 0.5 + AnswerGrade(), TypeError, "added to a RewardTerm .* another one, got 0.5"),
+        (lambda: AnswerGrade() + exact_match, TypeError, "another one, got <function exact_match"),
+        (lambda: AnswerGrade() - exact_match, TypeError, "another one, got <function exact_match"),
+        (lambda: AnswerGrade() + AnswerGrade, TypeError, "another one, got <class"),
+        (lambda: sum([AnswerGrade(), 1]), TypeError, "another one, got 1"),
+        (lambda: "2" * AnswerGrade(), TypeError, "weight of .* must be a number, got '2'"),
+        (lambda: AnswerGrade() * PENALTY, TypeError, "weight of .* must be a number, got Rew"),
+        (lambda: AnswerGrade() * True, TypeError, "must be a number, got True"),
+        (lambda: math.nan * PENALTY, ValueError, "must be finite, got nan"),
+        (lambda: math.inf * PENALTY, ValueError, "must be finite, got inf"),
+        (lambda: RewardSum(((1.0, len),)), TypeError, "another one, got <built-in function len>"),
+        (lambda: AnswerGrade("f1"), TypeError, r"`grade` must be a function of .*, got 'f1'"),
+        (lambda: AnswerGrade(SearchCost()), TypeError, "`grade` must be a function .*, got Search"),
+        (lambda: AnswerGrade(int), TypeError, "`grade` must be a function of .*, got <cla"),
+        (lambda: PerTurn(3), TypeError, "`function` must be a function of the turn, got 3"),
+        (lambda: ExtraWords("5"), TypeError, "`free` must be an integer, got '5'"),
+        (lambda: ExtraWords(2.5), TypeError, "`free` must be an integer, got 2.5"),
+        (lambda: SearchCost(-1), ValueError, "`free` must be at least 0, got -1"),
+        (lambda: SearchCost(True), TypeError, "`free` must be an integer, got True"),
+        (lambda: FormatError("yes"), TypeError, "`thought` must be True or False, got 'yes'"),
+    ],
+)
+def test_what_cannot_be_part_of_a_reward_is_refused_at_once(build, error, message):
+    """It used to fail at the first answer."""
+    with pytest.raises(error, match=message):
+        build()
 
 
 def test_per_turn_wraps_any_function():

@@ -44,6 +44,12 @@ def test_normalisation_is_squads_on_ascii(text):
         ("ﬁlm", "film"),
         ("l\u2019étranger", "L'Étranger"),
         ("Tōkyō\u00a0", "tōkyō"),
+        ("Mars\u200b", "Mars"),
+        ("\ufeffMa\u00adrs", "Mars"),
+        ("श्र\u200dी", "श्री"),
+        ("☎\ufe0f x", "☎ x"),
+        ("İstanbul", "istanbul"),
+        ("I\u0307stanbul", "ISTANBUL"),
     ],
 )
 def test_unicode_variants_of_one_text_match(left, right):
@@ -53,6 +59,12 @@ def test_unicode_variants_of_one_text_match(left, right):
 
 def test_diacritics_distinguish():
     assert exact_match("Pele", ["Pelé"]) == 0.0
+    assert exact_match("Diyarbak\u0131r", ["Diyarbakir"]) == 0.0
+
+
+@given(answers, st.sampled_from("\u00ad\u034f\u200b\u200d\u2060\u3164\ufe0f\ufeff\U000e0100"))
+def test_invisible_characters_do_not_count(text, unseen):
+    assert normalise(unseen + "".join(char + unseen for char in text)) == normalise(text)
 
 
 def test_exact_match_is_no_substring_test():

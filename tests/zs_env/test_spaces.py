@@ -3,6 +3,7 @@
 import pickle
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 from hypothesis import given
@@ -40,9 +41,12 @@ def test_sample_refuses_masks():
         UnicodeText(5).sample(mask=[1])
 
 
-def test_bound_must_be_positive():
-    with pytest.raises(ValueError, match=r"`max_length` must be at least 1, got 0"):
-        UnicodeText(0)
+@pytest.mark.parametrize("wrong", [0, 2.7, float("nan"), "5", None, True])
+def test_bound_must_be_a_positive_integer(wrong):
+    message = f"`max_length` must be an integer of at least 1, got {wrong!r}"
+    with pytest.raises(ValueError, match=message):
+        UnicodeText(wrong)
+    assert UnicodeText(np.int64(3)) == UnicodeText(3)
 
 
 def test_equality_hash_and_repr_follow_the_bound():

@@ -4,6 +4,7 @@ import json
 import pickle
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -121,3 +122,36 @@ def test_group_goes_on_from_its_state():
     assert groups[0] == groups[1] != groups[2] == groups[3]
     env.set_state(state)
     assert [env.reset()[1]["group"] for _ in range(4)] == groups
+
+
+@pytest.mark.parametrize("before", [None, [], [0], [1, 0, 2]])
+def test_macro_environment_goes_on_from_its_state(before):
+    env, twin = (gym.make("ZeroSearchMacro-v0", noise=0.5).unwrapped for _ in range(2))
+    if before is not None:
+        env.reset(seed=3)
+    for action in before or ():
+        env.step(action)
+    state = env.get_state()
+    assert json.loads(json.dumps(state)) == state
+    twin.reset(seed=8)
+    twin.step(0)
+    twin.set_state(state)
+    assert twin.get_state() == state
+    if before is not None:
+        np.testing.assert_equal(twin.action_masks(), env.action_masks())
+        np.testing.assert_equal(twin.step(1), env.step(1))
+    np.testing.assert_equal(twin.reset(), env.reset())
+
+
+@pytest.mark.parametrize("env_id", ["ZeroSearch-v0", "ZeroSearchMacro-v0"])
+def test_broken_state_is_refused_and_changes_nothing(env_id):
+    env = gym.make(env_id, engine="world").unwrapped
+    env.reset(seed=0)
+    state = env.get_state()
+    broken = json.loads(json.dumps(state))
+    inner = broken.get("text_env", broken)
+    del inner["episode"]["noise"]
+    inner["stream"] += 1
+    with pytest.raises(KeyError):
+        env.set_state(broken)
+    assert env.get_state() == state

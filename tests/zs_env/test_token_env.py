@@ -1,11 +1,14 @@
 """A step a token: the same rules, seen through a window of ids."""
 
+import json
+import math
+
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
 
-from zs_env import ZeroSearchEnv
+from zs_env import SearchEngineError, ZeroSearchEnv
 from zs_env.models import model_folder
 from zs_env.token_env import ZeroSearchTokenEnv, load_tokenizer
 
@@ -73,6 +76,93 @@ def test_plays_what_the_text_environment_plays(make, tokenizer):
     assert env.transcript == text_env.transcript
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>maybe <search>x</search> no</think><answer>Armstrong</answer>",
+        "<think>a <answer>b</answer></think><think>c</think><search>who</search>",
+        "</search></answer><search>who</search>",
+        "<search>one<think></search></think>two</search>",
+        "<search></search>",
+        "<think><information></think> <information>",
+    ],
+)
+def test_action_ends_where_the_text_environment_ends_it(make, tokenizer, text):
+    """A closing tag inside a thought, or with nothing to close, used to end the action."""
+    env, text_env = make(engine="empty"), ZeroSearchEnv(questions=QUESTIONS, engine="empty")
+    env.reset(seed=0)
+    text_env.reset(seed=0)
+    *early, last = write(env, tokenizer, text)
+    assert all("action" not in step[4] for step in early)
+    *values, info = last[1:]
+    info.pop("num_tokens")
+    assert (*values, info) == text_env.step(text)[1:]
+    assert env.transcript == text_env.transcript
+
+
+def test_open_thought_ends_at_its_first_action_once_the_agent_stops(make, tokenizer):
+    env = make(engine="empty")
+    env.reset(seed=0)
+    *_, last = write(env, tokenizer, "<think>hm <search>who</search> perhaps")
+    assert "action" not in last[4]
+    assert env.step(tokenizer.token_to_id("<|endoftext|>"))[4]["query"] == "who"
+
+
+class Flaky:
+    """Fails the first time it is asked."""
+
+    def __init__(self):
+        self.num_calls = 0
+
+    def search(self, requests):
+        self.num_calls += 1
+        if self.num_calls == 1:
+            raise SearchEngineError("out of order")
+        return [[] for _ in requests]
+
+
+def test_token_whose_search_failed_can_be_tried_again(make, tokenizer):
+    env, smooth = make(engine=Flaky()), make(engine="empty")
+    ids = tokenizer.encode("<search>first</search>", add_special_tokens=False).ids
+    for each in (env, smooth):
+        each.reset(seed=0)
+        for token in ids[:-1]:
+            each.step(token)
+    with pytest.raises(SearchEngineError, match="out of order"):
+        env.step(ids[-1])
+    observation, *values, info = env.step(ids[-1])
+    expected, *others, other_info = smooth.step(ids[-1])
+    np.testing.assert_array_equal(observation, expected)
+    assert (values, info) == (others, other_info)
+    assert info["num_tokens"] == len(ids)
+
+
+def test_metadata_is_that_of_the_text_environment(make):
+    env = make(prompt="zerosearch")
+    text_env = ZeroSearchEnv(questions=QUESTIONS, engine="world", prompt="zerosearch")
+    for key in ("prompt", "action_stops", "grammar", "render_modes"):
+        assert env.metadata[key] == text_env.metadata[key]
+
+
+@pytest.mark.parametrize("text", ["", "<search>fir", "<search>first</search>", "x<answer>Arm"])
+def test_state_holds_window_and_half_written_action(make, tokenizer, text):
+    env, other = make(engine="world", noise=0.5), make(engine="world", noise=0.5)
+    env.reset(seed=3)
+    write(env, tokenizer, text)
+    other.set_state(json.loads(json.dumps(env.get_state())))
+    assert other.transcript == env.transcript
+    for token in tokenizer.encode("st</search><answer>strong</answer>").ids:
+        observation, *values = env.step(token)
+        expected, *others = other.step(token)
+        np.testing.assert_array_equal(observation, expected)
+        assert values == others
+        if values[1] or values[2]:
+            break
+    for (observation, info), (expected, other_info) in [(env.reset(), other.reset())]:
+        np.testing.assert_array_equal(observation, expected)
+        assert info == other_info
+
+
 def test_chosen_ids_stay_as_they_were_chosen(make, tokenizer):
     """Fault 8: ids decoded and encoded again."""
     env = make(engine="empty")
@@ -124,7 +214,8 @@ def test_reset_forgets_a_half_written_action(make, tokenizer):
     first, _ = env.reset(seed=0)
     write(env, tokenizer, "<search>first")
     np.testing.assert_array_equal(env.reset(seed=0)[0], first)
-    assert write(env, tokenizer, "</search>")[-1][4]["action"] == "malformed"
+    *_, last = write(env, tokenizer, "</search><search>second</search>")
+    assert last[4]["query"] == "second"
 
 
 def test_tokenizer_is_taken_from_a_file_or_a_folder(tokenizer, tmp_path):
@@ -138,8 +229,11 @@ def test_tokenizer_is_taken_from_a_file_or_a_folder(tokenizer, tmp_path):
     [
         ({"tokenizer": 3}, TypeError, r"`tokenizer` must be a tokenizers.Tokenizer or a path"),
         ({"tokenizer": "no/such"}, FileNotFoundError, r"`tokenizer` must be an existing file"),
-        ({"window": 0}, ValueError, r"`window` must be at least 1, got 0"),
-        ({"max_action_tokens": 0}, ValueError, r"`max_action_tokens` must be at least 1, got 0"),
+        ({"window": 0}, ValueError, r"`window` must be an integer of at least 1, got 0"),
+        ({"window": "5"}, ValueError, r"`window` must be an integer of at least 1, got '5'"),
+        ({"max_action_tokens": 0}, ValueError, r"`max_action_tokens` must be .* got 0"),
+        ({"max_action_tokens": 2.5}, ValueError, r"`max_action_tokens` must be .* got 2.5"),
+        ({"max_action_tokens": math.nan}, ValueError, r"`max_action_tokens` must be .* got nan"),
     ],
 )
 def test_wrong_argument_is_refused(make, arguments, error, message):

@@ -1,6 +1,7 @@
 """The vector environment: the same rules, one engine call a step."""
 
 import json
+import pickle
 
 import gymnasium as gym
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zs_env import Document, Question, SearchEngineError, ZeroSearchEnv, ZeroSearchVectorEnv
-from zs_env.search.curriculum import AdaptiveCurriculum
+from zs_env.search.curriculum import AdaptiveCurriculum, StepCurriculum
 from zs_env.settings import episode_key
 from zs_env.vector_env import GroupKeys, stack_infos
 
@@ -163,6 +164,66 @@ def test_failing_engine_leaves_all_episodes_as_they_were():
     assert_same(envs.step(actions), twin.step(actions))
 
 
+@pytest.mark.parametrize("mode", AutoresetMode)
+@pytest.mark.parametrize("reply", [None, [[Document("a")], None], [[Document("a")], ["a"]]])
+def test_malformed_reply_leaves_all_episodes_as_they_were(mode, reply):
+    class Once(EchoEngine):
+        def search(self, requests):
+            found = super().search(requests)
+            return found if len(self.calls) > 1 else reply
+
+    envs, twin = (make(2, engine=engine, autoreset_mode=mode) for engine in (Once(), EchoEngine()))
+    envs.reset(seed=0)
+    twin.reset(seed=0)
+    with pytest.raises(SearchEngineError, match="Once must return a list of Documents"):
+        envs.step([SEARCH, SEARCH])
+    assert envs.get_state() == twin.get_state()
+    assert_same(envs.step([SEARCH, SEARCH]), twin.step([SEARCH, SEARCH]))
+
+
+class Grade:
+    """Grades every answer 0.5, but fails once at the answer that it is told."""
+
+    def __init__(self, fails_at=""):
+        self.fails_at = fails_at
+
+    def __call__(self, answer, golden_answers):
+        if answer == self.fails_at:
+            self.fails_at = ""
+            raise RuntimeError("no grade")
+        return 0.5
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_reward_that_raises_in_a_later_slot_leaves_all_episodes_as_they_were(mode):
+    settings = {"autoreset_mode": mode, "noise": None, "curriculum": AdaptiveCurriculum(window=1)}
+    envs, twin = (make(3, reward=grade, **settings) for grade in (Grade("late"), Grade()))
+    envs.reset(seed=0)
+    twin.reset(seed=0)
+    actions = [ANSWER, "<answer>late</answer>", SEARCH]
+    with pytest.raises(RuntimeError, match="no grade"):
+        envs.step(actions)
+    assert envs.get_state() == twin.get_state()
+    assert_same(envs.step(actions), twin.step(actions))
+    assert_same(envs.step(actions), twin.step(actions))
+
+
+def test_autoreset_that_fails_leaves_all_episodes_as_they_were():
+    class Exploding(AdaptiveCurriculum):
+        def __call__(self, progress):
+            return 7.0 if self.num_episodes else 0.0
+
+    for mode, num_steps in [("SameStep", 0), ("NextStep", 1)]:
+        envs = make(2, noise=None, curriculum=Exploding(), autoreset_mode=mode)
+        envs.reset(seed=0)
+        for _ in range(num_steps):
+            envs.step([SEARCH, ANSWER])
+        before = envs.get_state()
+        with pytest.raises(ValueError, match=r"`curriculum\(progress\)` must be a probability"):
+            envs.step([SEARCH, ANSWER])
+        assert envs.get_state() == before
+
+
 def test_permuting_slots_permutes_results():
     order = [2, 0, 3, 1]
     actions = [SEARCH, ANSWER, "<search>why</search>", "words"]
@@ -232,6 +293,63 @@ def test_progress_may_differ_by_slot_and_adaptive_curricula_learn_from_all():
     *_, infos = envs.step([ANSWER, ANSWER])
     assert infos["final_info"]["noise"].tolist() == [0.0, 0.0]
     assert infos["noise"].tolist() == [0.05, 0.05]
+
+
+def test_noise_of_all_slots_is_a_float():
+    for kwargs, options, expected in [
+        ({"noise": 0}, {"noise": [None, 0.5, 1]}, [0.0, 0.5, 1.0]),
+        (
+            {"noise": None, "curriculum": StepCurriculum((0, 0.25, 0.5))},
+            {"progress": [0, 0.4, 1]},
+            [0.0, 0.25, 0.5],
+        ),
+    ]:
+        _, infos = make(3, **kwargs).reset(options=options)
+        assert infos["noise"].dtype == np.float64
+        assert infos["noise"].tolist() == expected
+
+
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_reset_that_seeds_all_slots_takes_the_curriculum_back_to_its_beginning(group_size):
+    curriculum = AdaptiveCurriculum(window=2)
+    settings = {"noise": None, "curriculum": curriculum, "autoreset_mode": "Disabled"}
+    envs = make(4, group_size=group_size, **settings)
+    some = np.array([True, True, False, False])
+
+    def noises(**kwargs):
+        return sorted(set(envs.reset(**kwargs)[1]["noise"].tolist()))
+
+    first = envs.reset(seed=0, options={"question": "q3"})
+    for kwargs, expected in [
+        ({}, [0.1]),
+        ({"seed": [0, 1, None, None]}, [0.1]),
+        ({"seed": 0, "options": {"reset_mask": some}}, [0.0, 0.1]),  # 0 where nothing was reset
+        ({"seed": [0, 1, 2, 3]}, [0.0]),
+    ]:
+        assert_same(envs.reset(seed=0, options={"question": "q3"}), first)
+        envs.step([ANSWER] * 4)
+        assert noises(**kwargs) == expected
+
+
+def test_groups_of_different_questions_differ():
+    """Fault 14: group ids that collide across questions."""
+    questions = [{"question": "A?", "answers": "a"}, {"question": "B?", "answers": "b"}, "q1"]
+    _, infos = make(3).reset(options={"question": questions, "noise_seed": 1})
+    assert len(set(infos["group"].tolist())) == 3
+    assert len(set(infos["question_id"])) == 3
+
+
+def test_member_that_never_answers_makes_nobody_remember():
+    envs = make(2, group_size=2, autoreset_mode="SameStep", max_turns=10**6)
+    envs.reset(seed=0)
+    sizes = []
+    for _ in range(200):
+        *_, infos = envs.step([ANSWER, "no action"])
+        groups = envs.get_state()["groups"]
+        sizes.append(len(pickle.dumps(envs._groups)))
+    assert groups == [{"stream": groups[0]["stream"], "num_begun": [201, 1]}]
+    assert max(sizes) - min(sizes) <= 1  # one more byte for a larger number
+    assert infos["turn"].tolist() == [0, 200]
 
 
 def test_group_shares_question_and_noise_stream():
@@ -348,6 +466,9 @@ def test_infos_are_stacked_as_gymnasium_stacks_them(infos):
     [
         ({"nois": 1}, ValueError, r"`options` must be among .*, got 'nois'"),
         ({"noise": [0.1, 0.2]}, ValueError, r"`noise` must be one value or num_envs=3 values"),
+        ({"nois": 1}, ValueError, r"`options` must be among .*, reset_mask, split, got 'nois'"),
+        ({"noise": np.array(0.5)}, ValueError, r"`noise` must be a probability .*, got array"),
+        ({"noise": np.ones((3, 1))}, ValueError, r"`noise` must be a probability .*, got array"),
         ({"noise": [0.1, 0.2, 2.0]}, ValueError, r"`noise` must be a probability .*, got 2.0"),
         ({"question": ["q1", "q2", "q99"]}, ValueError, r"`question` must be .*, got 'q99'"),
         ({"reset_mask": [True] * 3}, TypeError, r"`reset_mask` must be a boolean array"),
@@ -375,10 +496,16 @@ def test_reset_mask_must_keep_groups_together():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_envs": 0}, r"`num_envs` must be at least 1, got 0"),
+        ({"num_envs": 0}, r"`num_envs` must be an integer of at least 1, got 0"),
+        ({"num_envs": "2"}, r"`num_envs` must be an integer of at least 1, got '2'"),
+        ({"num_envs": 2.0}, r"`num_envs` must be an integer of at least 1, got 2.0"),
+        ({"num_envs": True}, r"`num_envs` must be an integer of at least 1, got True"),
         ({"group_size": 3}, r"`group_size` must divide num_envs=4, got 3"),
-        ({"group_size": 0}, r"`group_size` must divide num_envs=4, got 0"),
-        ({"autoreset_mode": "Sometimes"}, r"'Sometimes' is not a valid AutoresetMode"),
+        ({"group_size": 0}, r"`group_size` must be an integer of at least 1, got 0"),
+        ({"group_size": "2"}, r"`group_size` must be an integer of at least 1, got '2'"),
+        ({"group_size": True}, r"`group_size` must be an integer of at least 1, got True"),
+        ({"autoreset_mode": "Sometimes"}, r"`autoreset_mode` must be .*SameStep.*'Sometimes'"),
+        ({"render_mode": "human"}, r"`render_mode` must be None or one of ansi, .*, got 'human'"),
         ({"split": "dev"}, r"`split` must be one of train, validation, test, got 'dev'"),
     ],
 )
@@ -400,6 +527,40 @@ def test_wrong_actions_are_refused():
         envs.step([SEARCH, None, SEARCH])
     with pytest.raises(ValueError, match=r"`seed` must have num_envs=3 entries, got 2"):
         envs.reset(seed=[1, 2])
+
+
+@pytest.mark.parametrize("actions", [5, None, {SEARCH: 1}, iter([SEARCH] * 3)])
+def test_actions_that_are_no_sequence_are_refused(actions):
+    envs = make(3)
+    envs.reset(seed=0)
+    with pytest.raises(TypeError, match="`actions` must be one text a slot, got "):
+        envs.step(actions)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8])
+def test_seeds_may_be_integer_arrays(dtype):
+    expected = make(2).reset(seed=[1, 2])
+    assert_same(make(2).reset(seed=np.array([1, 2], dtype)), expected)
+    assert_same(make(2).reset(seed=list(np.array([1, 2], dtype))), expected)
+    assert_same(make(2).reset(seed=dtype(1)), expected)
+    assert_same(make(2).reset(seed=np.array(1, dtype)), expected)
+
+
+@pytest.mark.parametrize(
+    ("seed", "error", "message"),
+    [
+        ("12", TypeError, r"`seed` must be None, an integer or one a slot, got '12'"),
+        (1.0, TypeError, r"`seed` must be None, an integer or one a slot, got 1.0"),
+        ({1, 2}, TypeError, r"`seed` must be None, an integer or one a slot, got \{1, 2\}"),
+        (np.array([1, 2, 3]), ValueError, r"`seed` must have num_envs=2 entries, got 3"),
+        (np.array([1.0, 2.0]), gym.error.Error, r"python integer"),
+        ([1, "2"], gym.error.Error, r"python integer"),
+        (-1, gym.error.Error, r"zero"),
+    ],
+)
+def test_wrong_seed_is_refused(seed, error, message):
+    with pytest.raises(error, match=message):
+        make(2).reset(seed=seed)
 
 
 def test_spaces_hold_what_is_returned_and_sampled():

@@ -1,6 +1,7 @@
 """Wrappers: whole transcripts, noise by a curriculum, episodes on file."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -8,12 +9,14 @@ import sys
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zs_env import Document
 from zs_env.search.curriculum import AdaptiveCurriculum, LinearCurriculum
+from zs_env.task.reward_terms import PerTurn
 from zs_env.wrappers import CurriculumNoise, RecordTranscript, TranscriptObservation, append_line
 
 ROOT = Path(__file__).parents[2]
@@ -73,8 +76,18 @@ def test_transcript_observation_refuses_what_does_not_fit():
     with pytest.raises(TypeError, match=r"`env` must have text actions and observations"):
         TranscriptObservation(gym.make("ZeroSearchMacro-v0"))
     env = TranscriptObservation(make())
-    with pytest.raises(ValueError, match=r"`max_turns` must be at most 6 under .*, got 7"):
-        env.reset(options={"max_turns": 7})
+    for max_turns in (7, np.int64(60), np.uint8(7)):
+        with pytest.raises(ValueError, match=r"`max_turns` must be at most 6 under .*, got "):
+            env.reset(options={"max_turns": max_turns})
+    assert env.reset(options={"max_turns": np.int64(6)})[0] in env.observation_space
+
+
+@pytest.mark.parametrize(
+    "wrap", [TranscriptObservation, lambda env: CurriculumNoise(env, num_episodes=3)]
+)
+def test_options_that_are_no_mapping_are_refused_by_the_environment(wrap):
+    with pytest.raises(TypeError, match="`options` must be a"):
+        wrap(make()).reset(options=["noise"])
 
 
 def test_curriculum_noise_rises_with_the_episodes():
@@ -101,9 +114,30 @@ def test_curriculum_noise_learns_from_success():
     assert seen == pytest.approx([0.0, 0.05, 0.1, 0.05])
 
 
+def test_episode_cut_short_by_another_wrapper_is_no_success():
+    """It used to be a KeyError, as the environment gives no grades there."""
+    limited = gym.wrappers.TimeLimit(make(), max_episode_steps=1)
+    learning = AdaptiveCurriculum(noise=0.3, window=1)
+    env = CurriculumNoise(limited, num_episodes=9, curriculum=learning)
+    assert env.reset(seed=0)[1]["noise"] == 0.3
+    assert env.step(SEARCH)[3]
+    assert env.reset()[1]["noise"] == 0.25
+
+
+def test_refused_reset_leaves_the_curriculum_where_it_is():
+    env = CurriculumNoise(make(), num_episodes=4, curriculum=LinearCurriculum(0.0, 0.8))
+    noises = [env.reset()[1]["noise"] for _ in range(2)]
+    for seed in (None, 7):
+        with pytest.raises(ValueError, match="got 'mood'"):
+            env.reset(seed=seed, options={"mood": 1})
+    assert env.progress == 0.5
+    assert [*noises, env.reset()[1]["noise"]] == pytest.approx([0.0, 0.2, 0.4])
+
+
 def test_curriculum_noise_refuses_bad_arguments():
-    with pytest.raises(ValueError, match=r"`num_episodes` must be at least 1, got 0"):
-        CurriculumNoise(make(), num_episodes=0)
+    for wrong in (0, 2.5, math.nan, "3", True):
+        with pytest.raises(ValueError, match=r"`num_episodes` must be an integer of at least 1"):
+            CurriculumNoise(make(), num_episodes=wrong)
     with pytest.raises(ValueError, match=r"`curriculum` must be exponential, .*, got 'steep'"):
         CurriculumNoise(make(), num_episodes=3, curriculum="steep")
 
@@ -143,6 +177,95 @@ def test_record_is_appended_to(tmp_path):
         env.step(ANSWER)
         env.close()
     assert len(path.read_text(encoding="utf-8").splitlines()) == 3
+
+
+def recorded(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_refused_reset_records_nothing(tmp_path):
+    path = tmp_path / "log.jsonl"
+    env = RecordTranscript(make(), path)
+    env.reset(seed=0)
+    env.step(SEARCH)
+    with pytest.raises(ValueError, match="got 'mood'"):
+        env.reset(options={"mood": 1})
+    assert not path.exists()
+    env.step(ANSWER)
+    env.reset()
+    assert [line["stop_reason"] for line in recorded(path)] == ["answered"]
+
+
+def test_return_belongs_to_the_path_that_was_played(tmp_path):
+    """After `set_state` the rewards of an abandoned branch used to stay in the sum."""
+    path = tmp_path / "log.jsonl"
+    reward = PerTurn(lambda turn: 10.0**turn.turn * len(turn.action.content))
+    env = RecordTranscript(make(reward=reward), path)
+    inner = env.unwrapped
+    env.reset(seed=0)
+    env.step("<search>a</search>")
+    branch_a = inner.get_state()
+    env.step("<search>bb</search>")
+    env.step("<answer>c</answer>")
+    inner.set_state(branch_a)
+    env.step("<search>bbb</search>")
+    branch_b = inner.get_state()
+    inner.set_state(branch_a)
+    env.step("<answer>ccccc</answer>")
+    inner.set_state(branch_b)
+    env.step("<answer>c</answer>")
+    assert [line["return"] for line in recorded(path)] == [1210.0, 510.0, 1310.0]
+
+
+def test_return_is_unknown_where_the_path_was_not_seen(tmp_path):
+    other = make()
+    other.reset(seed=0)
+    other.step(SEARCH)
+    env = RecordTranscript(make(), tmp_path / "log.jsonl")
+    env.reset(seed=0)
+    env.unwrapped.set_state(other.unwrapped.get_state())
+    env.step(ANSWER)
+    env.unwrapped.set_state(other.unwrapped.get_state())
+    env.close()  # nothing was played since
+    [line] = recorded(tmp_path / "log.jsonl")
+    assert (line["return"], line["turn"], len(line["transcript"])) == (None, 2, 4)
+
+
+def test_specification_of_a_recording_survives_json(tmp_path):
+    spec = RecordTranscript(make(), tmp_path / "log.jsonl").spec
+    spec.kwargs = {}  # the engine of these tests is no JSON
+    env = gym.make(gym.envs.registration.EnvSpec.from_json(spec.to_json()), engine="empty")
+    env.reset(seed=0)
+    env.close()
+    assert (tmp_path / "log.jsonl").exists()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from zs_env.wrappers import append_line
+sys.stdin.readline()
+for number in range(200):
+    append_line(Path(sys.argv[1]), sys.argv[2] * 50_000)
+"""
+
+
+def test_several_processes_share_a_file(tmp_path):
+    """A line that another process had written half used to be taken for a torn one."""
+    path = tmp_path / "log.jsonl"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipes = {"stdin": subprocess.PIPE, "text": True, "env": environment}
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(path), letter], **pipes)
+        for letter in "abc"
+    ]
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.close()
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    lines = path.read_text(encoding="utf-8").split("\n")
+    assert lines.pop() == ""
+    assert sorted(lines) == sorted(letter * 50_000 for letter in "abc" for _ in range(200))
 
 
 @given(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), max_size=20))

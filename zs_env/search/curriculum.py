@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any, Final, TypeAlias
+
+from zs_env.checks import check_count, check_probability
 
 
 def _clipped(progress: float) -> float:
     return min(1.0, max(0.0, progress))
 
 
-def _check_probability(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"`{name}` must be a probability in [0, 1], got {value!r}")
+def _check_positive(name: str, value: Any) -> None:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
+        raise ValueError(f"`{name}` must be greater than 0 and finite, got {value!r}")
 
 
 class Curriculum(ABC):
@@ -73,10 +77,9 @@ class ExponentialCurriculum(Curriculum):
     base: float = 4.0
 
     def __post_init__(self) -> None:
-        _check_probability("start", self.start)
-        _check_probability("end", self.end)
-        if not 0 < self.base < math.inf:
-            raise ValueError(f"`base` must be greater than 0 and finite, got {self.base!r}")
+        check_probability("start", self.start)
+        check_probability("end", self.end)
+        _check_positive("base", self.base)
 
     def __call__(self, progress: float) -> float:
         """Return the noise probability at `progress` in [0, 1]; beyond, that of the nearer end."""
@@ -104,8 +107,8 @@ class LinearCurriculum(Curriculum):
     end: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_probability("start", self.start)
-        _check_probability("end", self.end)
+        check_probability("start", self.start)
+        check_probability("end", self.end)
 
     def __call__(self, progress: float) -> float:
         """Return the noise probability at `progress` in [0, 1]; beyond, that of the nearer end."""
@@ -124,10 +127,11 @@ class StepCurriculum(Curriculum):
     levels: tuple[float, ...] = (0.0, 0.125, 0.25, 0.375, 0.5)
 
     def __post_init__(self) -> None:
-        if not self.levels:
+        levels: Any = self.levels
+        if not isinstance(levels, Sequence) or not levels:
             raise ValueError(f"`levels` must hold at least one probability, got {self.levels!r}")
         for level in self.levels:
-            _check_probability("levels", level)
+            check_probability("levels", level)
 
     def __call__(self, progress: float) -> float:
         """Return the level that `progress` has reached."""
@@ -142,7 +146,7 @@ class ConstantCurriculum(Curriculum):
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_probability("noise", self.noise)
+        check_probability("noise", self.noise)
 
     def __call__(self, progress: float) -> float:
         """Return the constant."""
@@ -159,6 +163,11 @@ class ReversedCurriculum(Curriculum):
     """
 
     forward: Curriculum = field(default_factory=ExponentialCurriculum)
+
+    def __post_init__(self) -> None:
+        forward: Any = self.forward
+        if not isinstance(forward, Curriculum):
+            raise TypeError(f"`forward` must be a Curriculum, got {forward!r}")
 
     def __call__(self, progress: float) -> float:
         """Return what the other curriculum says at 1 - `progress`."""
@@ -211,13 +220,18 @@ class AdaptiveCurriculum(Curriculum):
 
     def __post_init__(self) -> None:
         for name in ("start", "end", "target"):
-            _check_probability(name, getattr(self, name))
+            check_probability(name, getattr(self, name))
         if self.end < self.start:
             raise ValueError(f"`end` must be at least start={self.start!r}, got {self.end!r}")
-        if not 0 < self.step < math.inf:
-            raise ValueError(f"`step` must be greater than 0 and finite, got {self.step!r}")
-        if self.window < 1:
-            raise ValueError(f"`window` must be at least 1, got {self.window!r}")
+        _check_positive("step", self.step)
+        check_count("window", self.window, minimum=1)
+        if self.noise is not None:
+            check_probability("noise", self.noise)
+        check_count("num_episodes", self.num_episodes, minimum=0)
+        if not 0 <= self.total <= self.num_episodes:
+            raise ValueError(
+                f"`total` must be in [0, num_episodes={self.num_episodes}], got {self.total!r}"
+            )
 
     def __call__(self, progress: float) -> float:
         """Return the present probability, whatever the progress."""
@@ -249,9 +263,7 @@ class _FunctionCurriculum(Curriculum):
 
     def __call__(self, progress: float) -> float:
         """Return what the function says, checked, as nobody else has."""
-        noise = self.function(_clipped(progress))
-        _check_probability("curriculum(progress)", noise)
-        return float(noise)
+        return check_probability("curriculum(progress)", self.function(_clipped(progress)))
 
 
 CURRICULA: Final[dict[str, Curriculum]] = {

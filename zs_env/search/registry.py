@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Final
+from typing import Any, Final, cast
 
 from zs_env.search.engine import Document, SearchEngine, SearchEngineError, SearchRequest
 
@@ -49,18 +50,16 @@ def check_engine(engine: str | SearchEngine) -> None:
 
     Raises:
         ValueError: If it is a name that no engine has.
-        TypeError: If it is an object without a `search` method.
+        TypeError: If it is anything else without a `search` method, or a class.
     """
-    known = ", ".join(ENGINES)
     if isinstance(engine, str):
-        if engine not in ENGINES:
-            raise ValueError(
-                f"`engine` must be {known} or an object with a search method, got {engine!r}"
-            )
-    elif not callable(getattr(engine, "search", None)):
-        raise TypeError(
-            f"`engine` must be {known} or an object with a search method, got {engine!r}"
-        )
+        if engine in ENGINES:
+            return
+    elif callable(getattr(engine, "search", None)) and not isinstance(engine, type):
+        return
+    known = ", ".join(ENGINES)
+    error = ValueError if isinstance(engine, str) else TypeError
+    raise error(f"`engine` must be {known} or an object with a search method, got {engine!r}")
 
 
 def make_engine(engine: str | SearchEngine) -> SearchEngine:
@@ -73,13 +72,10 @@ def make_engine(engine: str | SearchEngine) -> SearchEngine:
 
     Raises:
         ValueError: If it is a name that no engine has.
-        TypeError: If it is an object without a `search` method.
+        TypeError: If it is anything else without a `search` method, or a class.
     """
-    if isinstance(engine, str) and engine in ENGINES:
-        return _build_once(engine)
     check_engine(engine)
-    assert not isinstance(engine, str)
-    return engine
+    return _build_once(engine) if isinstance(engine, str) else engine
 
 
 @cache
@@ -89,7 +85,7 @@ def _build_once(name: str) -> SearchEngine:
 
 def search_all(
     engine: SearchEngine, requests: Sequence[SearchRequest | None]
-) -> list[Sequence[Document]]:
+) -> Sequence[Sequence[Document]]:
     """Answer the requests among `requests` with one call of the engine, or none if there are none.
 
     Args:
@@ -100,15 +96,37 @@ def search_all(
         One sequence of documents for each entry, empty where it is None.
 
     Raises:
-        SearchEngineError: If the engine failed, or did not return one list a request.
+        SearchEngineError: If the engine failed, or did not return one list of documents a request.
     """
     asked = [request for request in requests if request is not None]
     if not asked:
         return [()] * len(requests)
-    found = engine.search(asked)
+    found: Any = engine.search(asked)
+    if not isinstance(found, list | tuple) or not all(map(_is_result, found)):
+        raise SearchEngineError(
+            f"{type(engine).__name__} must return a list of Documents for each request, "
+            f"got {reprlib.repr(found)}"
+        )
     if len(found) != len(asked):
         raise SearchEngineError(
             f"{type(engine).__name__} returned {len(found)} results for {len(asked)} requests"
         )
+    if len(asked) == len(requests):
+        return cast(Sequence[Sequence[Document]], found)
     results = iter(found)
     return [() if request is None else next(results) for request in requests]
+
+
+def _is_result(value: Any) -> bool:
+    """Return whether `value` is a list of documents whose parts are texts."""
+    if not isinstance(value, list | tuple):
+        return False
+    for each in value:
+        parts: Any = each  # the fields of a dataclass may hold anything
+        if not (
+            isinstance(each, Document)
+            and isinstance(parts.text, str)
+            and isinstance(parts.title, str)
+        ):
+            return False
+    return True

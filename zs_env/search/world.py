@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from random import Random
 
 from zs_env.search.engine import Document, NoiseKind, SearchRequest
-from zs_env.task.miniwiki import RELATIONS, Fact, MiniWiki, SubWorld
+from zs_env.task.miniwiki import RELATIONS, Fact, MiniWiki, SubWorld, look_alikes
 
 _WORD = re.compile(r"\w+")
 _IGNORED = frozenset("who is the of in a which what where was that by to for".split())
@@ -48,18 +48,15 @@ class WorldSearchEngine:
     """Answer queries from the facts of a `MiniWiki` or of one `SubWorld`."""
 
     def __init__(self, world: MiniWiki | SubWorld) -> None:
-        """Index the facts of `world` by subject, by relation and by the words of names."""
+        """Index the facts of `world` by subject and by relation, and all names."""
         self._facts = world.facts
         self._by_subject: dict[str, list[Fact]] = defaultdict(list)
         self._by_relation: dict[str, list[Fact]] = defaultdict(list)
-        self._alike: dict[tuple[str, str], list[Fact]] = defaultdict(list)
+        self._alike: dict[tuple[str, str], list[Fact]] = {}
         self._names: dict[tuple[str, ...], str] = {}
         for fact in world.facts:
             self._by_subject[fact.subject].append(fact)
             self._by_relation[fact.relation].append(fact)
-            for word in fact.subject.lower().split():
-                if word not in _IGNORED:
-                    self._alike[fact.relation, word].append(fact)
             for name in (fact.subject, fact.object):
                 self._names[tuple(_WORD.findall(name.lower()))] = name
         self._longest = max(map(len, self._names))
@@ -135,7 +132,7 @@ class WorldSearchEngine:
     ) -> list[str]:
         """Return `num` distinct objects of the relation that are not `asked`, if there are."""
         objects = dict.fromkeys(f.object for f in self._by_relation[relation])
-        return _drawn(rng, [name for name in objects if name not in asked], num)
+        return _drawn(rng, [name for name in objects if _names_none(name, asked)], num)
 
     def _about_others(
         self,
@@ -147,12 +144,7 @@ class WorldSearchEngine:
         kind: NoiseKind | None,
     ) -> list[str]:
         """Return `num` texts that state the relation of other entities and name none of ours."""
-        alike = [
-            fact
-            for word in entity.lower().split()
-            for fact in self._alike.get((relation, word), ())
-            if fact.subject != entity
-        ]
+        alike = self._about_look_alikes(entity, relation)
         near = kind is NoiseKind.NEAR_MISS or (kind is None and rng.random() < 0.5)
         pool = alike if near and alike else self._by_relation[relation]
         if kind is NoiseKind.IRRELEVANT:
@@ -165,6 +157,14 @@ class WorldSearchEngine:
             if _names_none(text, avoid)
         }
         return [*texts, *self._any(rng, num - len(texts), avoid, texts)][:num]
+
+    def _about_look_alikes(self, entity: str, relation: str) -> list[Fact]:
+        """Return the facts of a relation about the entities whose names look most like ours."""
+        if (entity, relation) not in self._alike:
+            facts = self._by_relation[relation]
+            names = look_alikes(entity, dict.fromkeys(f.subject for f in facts))
+            self._alike[entity, relation] = [f for f in facts if f.subject in names]
+        return self._alike[entity, relation]
 
     def _any(
         self, rng: Random, num: int, avoid: Collection[str], known: Collection[str] = ()
@@ -190,6 +190,7 @@ def _drawn(rng: Random, items: Sequence, num: int) -> list:  # type: ignore[type
     """Return up to `num` distinct items in random order."""
     if len(items) <= num:
         return sorted(items, key=lambda _: rng.random())
-    start, step = int(rng.random() * len(items)), 1 + int(rng.random() * (len(items) - 1))
-    chosen = dict.fromkeys((start + i * step) % len(items) for i in range(num))
+    chosen: dict[int, None] = {}
+    while len(chosen) < num:
+        chosen[int(rng.random() * len(items))] = None
     return [items[i] for i in chosen]

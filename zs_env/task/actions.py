@@ -11,7 +11,8 @@ The rules, in the order in which they decide:
 2. An `<information>` tag written before an action is complete makes the whole text malformed.
 3. The action whose closing tag comes first wins; its content starts at the last opening tag of
    its kind. Closing tags without an opening one are ignored.
-4. An empty query or answer is malformed.
+4. A query or answer in which nothing can be seen (spaces, controls, invisible characters) is
+   empty, and that is malformed.
 5. Whatever follows the deciding tag is cut.
 """
 
@@ -20,6 +21,8 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from typing import ClassVar, Final, NamedTuple
+
+from zs_env.task.invisible import is_blank
 
 
 class ActionKind(StrEnum):
@@ -99,13 +102,27 @@ def _parse_tags(text: str) -> Action:
     return malformed(text, _missing_action(content_starts))
 
 
+def is_complete(text: str) -> bool:
+    """Return whether `text` decides what it does: whatever is appended, `parse` reads the same.
+
+    A sampler that goes token by token stops as soon as this is so. Inside a `<think>` it never is,
+    because the thought may still be closed and hide the action.
+
+    Example:
+        >>> is_complete("<think>or <search>x</search>"), is_complete("<search>x</search>")
+        (False, True)
+    """
+    # Closing the thought hides what it must not decide; a deciding tag cuts what was appended.
+    return len(parse(f"{text}</think>").text) <= len(text)
+
+
 def malformed(text: str, error: str) -> Action:
     """Return the malformed action for `text`; `error` says what was wrong, without a full stop."""
     return Action(ActionKind.MALFORMED, "", text, f"Invalid action: {error}.")
 
 
 def _complete(kind: ActionKind, content: str, text: str) -> Action:
-    if not content:
+    if is_blank(content):
         return malformed(text, f"the <{kind}> is empty")
     return Action(kind, content, text)
 
@@ -132,6 +149,10 @@ class ActionGrammar:
     def parse(self, text: str) -> Action:
         """Return the action that `text` performs; see `parse` of this module."""
         return parse(text)
+
+    def is_complete(self, text: str) -> bool:
+        """Return whether nothing that follows can change what `text` does; see this module."""
+        return is_complete(text)
 
     def __eq__(self, other: object) -> bool:
         """Return whether `other` is a grammar too: there is only one."""

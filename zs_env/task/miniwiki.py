@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import count, pairwise
@@ -414,6 +414,29 @@ def _random_word(rng: Random) -> str:
 def odd_name(rng: Random) -> str:
     """Return a name of one or two words of random letters: nothing to recognise, only to copy."""
     return " ".join(_random_word(rng) for _ in range(1 + int(rng.random() * 2)))
+
+
+@lru_cache(maxsize=4096)
+def _trigrams(name: str) -> frozenset[str]:
+    padded = f" {name.lower()} "
+    return frozenset(padded[i : i + 3] for i in range(len(padded) - 2))
+
+
+def look_alikes(name: str, others: Iterable[str], num: int = 5) -> list[str]:
+    """Return up to `num` of `others` whose spelling is most like that of `name`, best first.
+
+    Likeness is the Jaccard index of the sets of character trigrams.
+
+    >>> look_alikes("Port Varvale", ["Dorham", "Port Karton", "Varvalia"], num=2)
+    ['Varvalia', 'Port Karton']
+    """
+    own = _trigrams(name)
+    shares = {
+        other: len(own & _trigrams(other)) / len(own | _trigrams(other))
+        for other in others
+        if other != name
+    }
+    return sorted(shares, key=shares.__getitem__, reverse=True)[:num]
 
 
 def aliases(name: str, kind: str) -> tuple[str, ...]:

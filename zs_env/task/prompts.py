@@ -29,21 +29,21 @@ PROMPTS: Final[dict[str, str]] = {
 }
 
 
-def make_prompt(prompt: str) -> str:
+def make_prompt(prompt: object) -> str:
     """Return the template that `prompt` names or is.
 
     Args:
         prompt: A key of `PROMPTS`, or a template that holds `{question}`.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If it is a text that is neither.
+        TypeError: If it is no text.
     """
-    template = PROMPTS.get(prompt, prompt)
+    template = PROMPTS.get(prompt, prompt) if isinstance(prompt, str) else ""
     if PLACEHOLDER not in template:
         known = ", ".join(PROMPTS)
-        raise ValueError(
-            f"`prompt` must be {known} or a template holding {PLACEHOLDER}, got {prompt!r}"
-        )
+        error = ValueError if isinstance(prompt, str) else TypeError
+        raise error(f"`prompt` must be {known} or a template holding {PLACEHOLDER}, got {prompt!r}")
     return template
 
 

@@ -16,6 +16,7 @@ from zs_env.task.public_sets import PUBLIC_SETS, PublicSet
 from zs_env.task.questions import Question
 
 SPLITS: Final = ("train", "validation", "test")
+_ANSWER_KEYS: Final = ("golden_answers", "answers")
 MINIWIKI_NAMES: Final = ("miniwiki", "miniwiki-hard")
 NAMES: Final = (*MINIWIKI_NAMES, *PUBLIC_SETS)
 
@@ -44,13 +45,14 @@ class QuestionSet:
 
     Raises:
         ValueError: If the source is none of these, or a record is incomplete.
+        TypeError: If the source is of no such type.
     """
 
     def __init__(self, source: QuestionSource) -> None:
         """Check the source; records are read now, files and named sets later."""
         self._source: str | Path | tuple[Question, ...] = _check_source(source)
         self._splits: dict[str, tuple[Question, ...]] = {}
-        self._by_id: dict[str, Question] = {}
+        self._by_id: dict[str, list[Question]] = {}
 
     def split(self, name: str) -> tuple[Question, ...]:
         """Return the questions of one split, in a fixed order; never empty.
@@ -68,16 +70,23 @@ class QuestionSet:
         """Return the question with this id, in whatever split it is.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If there is none, or more than one.
         """
         if not self._by_id:
-            self._by_id = {question.id: question for question in self._all()}
-        if question_id not in self._by_id:
+            self._by_id = _index(self._all())
+        found = self._by_id.get(question_id, [])
+        if len(found) == 1:
+            return found[0]
+        if not found:
             raise ValueError(
                 f"`question` must be the id of one of {len(self._by_id)} questions, "
                 f"got {question_id!r}"
             )
-        return self._by_id[question_id]
+        sources = ", ".join(question.data_source for question in found)
+        raise ValueError(
+            f"`question` must be an id that one question has (or a whole question), "
+            f"got {question_id!r}, which {len(found)} have, in {sources}"
+        )
 
     def _all(self) -> Iterator[Question]:
         public = PUBLIC_SETS.get(self._source) if isinstance(self._source, str) else None
@@ -96,11 +105,23 @@ class QuestionSet:
         return default_world().questions(key, hard=self._source == "miniwiki-hard")
 
 
+def _index(questions: Iterable[Question]) -> dict[str, list[Question]]:
+    """Return the different questions under each id."""
+    by_id: dict[str, list[Question]] = {}
+    for question in questions:
+        same = by_id.setdefault(question.id, [])
+        if question not in same:
+            same.append(question)
+    return by_id
+
+
 def _check_source(source: QuestionSource) -> str | Path | tuple[Question, ...]:
     """Return a name, an existing file, or complete records.
 
     Raises:
-        ValueError: If `source` is none of them.
+        ValueError: If `source` is none of them; the message tells an incomplete record by its
+            index, from 0.
+        TypeError: If it is of no such kind.
     """
     if isinstance(source, str) and source in NAMES:
         return source
@@ -112,7 +133,18 @@ def _check_source(source: QuestionSource) -> str | Path | tuple[Question, ...]:
             f"`questions` must be {known}, an existing JSONL or parquet file, or records, "
             f"got {source!r}"
         )
-    return distinct("`questions`", (make_question(r, str(i)) for i, r in enumerate(source)))
+    records: Any = source
+    if not isinstance(records, Iterable) or isinstance(records, Mapping | bytes):
+        raise TypeError(f"`questions` must be a name, a file or records, got {source!r}")
+    return distinct("`questions`", _read_sequence(records))
+
+
+def _read_sequence(records: Iterable[QuestionRecord]) -> Iterator[Question]:
+    for index, record in enumerate(records):
+        try:
+            yield make_question(record, str(index))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`questions`[{index}]: {error}") from error
 
 
 def _read_public_set(public: PublicSet, split: str) -> tuple[Question, ...]:
@@ -126,7 +158,7 @@ def _read_public_set(public: PublicSet, split: str) -> tuple[Question, ...]:
 
 
 def _read_file(path: Path) -> tuple[Question, ...]:
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         questions: tuple[Question, ...] = import_module(_READERS).read_parquet(path)
         return questions
     return read_jsonl(path)
@@ -138,15 +170,27 @@ def read_jsonl(path: Path) -> tuple[Question, ...]:
     Raises:
         ValueError: If a line is not a question; the message names file and line.
     """
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
         return distinct(str(path), read_records(str(path), path.stem, numbered))
+
+
+def _decode(line: bytes) -> Any:
+    """Return what a line of JSON says, whether or not it begins with a byte-order mark.
+
+    Raises:
+        ValueError: If it is not UTF-8, not JSON, or nested deeper than the stack allows.
+    """
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
 
 
 def read_records(
     name: str, data_source: str, numbered: Iterable[tuple[int, Any]]
 ) -> Iterator[Question]:
-    """Yield the questions that numbered records, or lines of JSON, describe.
+    """Yield the questions that numbered records, or lines of JSON as bytes, describe.
 
     Args:
         name: What the numbers count in, for messages.
@@ -158,9 +202,9 @@ def read_records(
     """
     for number, record in numbered:
         try:
-            record = json.loads(record) if isinstance(record, str) else record
+            record = _decode(record) if isinstance(record, bytes) else record
             yield make_question(record, str(number), data_source)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{name}:{number}: {error}") from error
 
 
@@ -172,13 +216,16 @@ def distinct(name: str, questions: Iterable[Question]) -> tuple[Question, ...]:
         questions: Any number of questions.
 
     Raises:
-        ValueError: If there are none, or two share an id.
+        ValueError: If there are none, or two share both data source and id.
     """
-    unique: dict[str, Question] = {}
+    unique: dict[tuple[str, str], Question] = {}
     for question in questions:
-        if question.id in unique:
-            raise ValueError(f"{name} must have distinct ids, got {question.id!r} twice")
-        unique[question.id] = question
+        key = (question.data_source, question.id)
+        if key in unique:
+            raise ValueError(
+                f"{name} must have distinct ids, got {question.id!r} twice in {key[0]!r}"
+            )
+        unique[key] = question
     if not unique:
         raise ValueError(f"{name} must hold at least one question, got none")
     return tuple(unique.values())
@@ -201,10 +248,10 @@ def make_question(record: QuestionRecord, default_id: str, data_source: str = "c
     if not isinstance(record, Mapping):
         raise ValueError(f"a question must be a Question or a mapping, got {record!r}")
     text = record.get("question")
-    if not isinstance(text, str) or not text:
+    if not isinstance(text, str) or not text.strip():
         raise ValueError(f"`question` of a question must be a text, got {text!r}")
     num_hops = record.get("num_hops")
-    if not (num_hops is None or isinstance(num_hops, int)):
+    if isinstance(num_hops, bool) or not (num_hops is None or isinstance(num_hops, int)):
         raise ValueError(f"`num_hops` of a question must be an integer or None, got {num_hops!r}")
     identifier, source = record.get("id"), record.get("data_source")
     return Question(
@@ -217,18 +264,27 @@ def make_question(record: QuestionRecord, default_id: str, data_source: str = "c
 
 
 def _golden_answers(record: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the accepted answers of a record, never empty.
+    """Return the accepted answers of a record, never empty, from the first key that holds any.
 
     Raises:
         ValueError: If they are missing, empty, or not texts.
     """
-    given = record.get("golden_answers")
-    answers = record.get("answers") if given is None else given
-    if isinstance(answers, str):
-        answers = (answers,)
-    texts = answers if isinstance(answers, Sequence) else ()
-    # Public sets hold a blank alias here and there; a question needs one answer that is not.
-    kept = tuple(text for text in texts if not isinstance(text, str) or text.strip())
-    if not kept or not all(isinstance(text, str) for text in kept):
+    given = [record[key] for key in _ANSWER_KEYS if record.get(key) is not None]
+    for answers in given:
+        if texts := _texts(answers):
+            return texts
+    shown = given[0] if given else None
+    raise ValueError(f"`answers` of a question must be one or more texts, got {shown!r}")
+
+
+def _texts(answers: object) -> tuple[str, ...]:
+    """Return the answers that are not blank: public sets hold a blank alias here and there.
+
+    Raises:
+        ValueError: If one is not a text.
+    """
+    several = (answers,) if isinstance(answers, str) else answers
+    found = tuple(several) if isinstance(several, Sequence) else ()
+    if not all(isinstance(text, str) for text in found):
         raise ValueError(f"`answers` of a question must be one or more texts, got {answers!r}")
-    return kept
+    return tuple(text for text in found if text.strip())

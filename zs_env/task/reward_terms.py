@@ -5,7 +5,8 @@ A reward is a term, and terms add up to a reward:
     AnswerGrade(token_f1) - 0.1 * FormatError() - 0.02 * SearchCost(free=1) - 0.01 * ExtraWords(8)
 
 The first grades the answer, the rest are counts that a weight turns into a price. Whoever needs
-more subclasses `RewardTerm`, or wraps a function of the turn in `PerTurn`.
+more subclasses `RewardTerm`, or wraps a function of the turn in `PerTurn`. What cannot be part of
+a reward is refused when the reward is put together, not at the first answer.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import NamedTuple, TypeAlias
+from math import isfinite
+from numbers import Integral, Real
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from zs_env.task.actions import Action, ActionKind
 from zs_env.task.rewards import GRADES, GradeFunction, normalise, token_f1
@@ -43,7 +46,12 @@ class Turn(NamedTuple):
 
 
 class RewardTerm(ABC):
-    """A number for every turn; terms can be added, subtracted and weighted."""
+    """A number for every turn; terms can be added, summed, subtracted, negated and weighted.
+
+    Raises:
+        TypeError: If a term is added to what is none, or weighted with what is no number.
+        ValueError: If a weight is infinite or NaN.
+    """
 
     __slots__ = ()
 
@@ -55,13 +63,23 @@ class RewardTerm(ABC):
         """Return the sum of both terms."""
         return RewardSum((*_parts(self), *_parts(other)))
 
+    def __radd__(self, zero: Literal[0]) -> RewardSum:
+        """Return the term itself: where the function `sum` begins."""
+        if isinstance(zero, bool) or zero != 0:
+            raise _not_a_term(zero)
+        return RewardSum(_parts(self))
+
     def __sub__(self, other: RewardTerm) -> RewardSum:
         """Return the difference of both terms."""
-        return self + -1.0 * other
+        return self + RewardSum(_weighted(-1.0, other))
+
+    def __neg__(self) -> RewardSum:
+        """Return the term times -1."""
+        return RewardSum(_weighted(-1.0, self))
 
     def __mul__(self, weight: float) -> RewardSum:
         """Return the term times a number."""
-        return RewardSum(tuple((weight * share, term) for share, term in _parts(self)))
+        return RewardSum(_weighted(weight, self))
 
     __rmul__ = __mul__
 
@@ -72,6 +90,12 @@ class RewardSum(RewardTerm):
 
     parts: tuple[tuple[float, RewardTerm], ...]
 
+    def __post_init__(self) -> None:
+        for weight, term in self.parts:
+            _check_weight(weight)
+            if not isinstance(term, RewardTerm):
+                raise _not_a_term(term)
+
     def __call__(self, turn: Turn) -> float:
         """Return the sum over all parts."""
         return sum(weight * term(turn) for weight, term in self.parts)
@@ -79,6 +103,38 @@ class RewardSum(RewardTerm):
 
 def _parts(term: RewardTerm) -> tuple[tuple[float, RewardTerm], ...]:
     return term.parts if isinstance(term, RewardSum) else ((1.0, term),)
+
+
+def _weighted(weight: float, term: RewardTerm) -> tuple[tuple[float, RewardTerm], ...]:
+    _check_weight(weight)
+    return tuple((weight * share, part) for share, part in _parts(term))
+
+
+def _check_weight(weight: Any) -> None:
+    if isinstance(weight, bool) or not isinstance(weight, Real):
+        raise TypeError(f"the weight of a RewardTerm must be a number, got {weight!r}")
+    if not isfinite(weight):
+        raise ValueError(f"the weight of a RewardTerm must be finite, got {weight!r}")
+
+
+def _not_a_term(value: object) -> TypeError:
+    return TypeError(
+        f"what is added to a RewardTerm must be another one, got {value!r}: AnswerGrade makes one "
+        f"of a grade of (answer, golden answers), PerTurn of a function of the turn"
+    )
+
+
+def _check_function(name: str, value: Any, meaning: str) -> None:
+    """Check that `value` can be called as plain functions are; a class or a term cannot."""
+    if isinstance(value, type | RewardTerm) or not callable(value):
+        raise TypeError(f"`{name}` must be a function of {meaning}, got {value!r}")
+
+
+def _check_free(value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"`free` must be an integer, got {value!r}")
+    if value < 0:
+        raise ValueError(f"`free` must be at least 0, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +146,9 @@ class AnswerGrade(RewardTerm):
     """
 
     grade: GradeFunction = token_f1
+
+    def __post_init__(self) -> None:
+        _check_function("grade", self.grade, "(answer, golden answers)")
 
     def __call__(self, turn: Turn) -> float:
         """Return the grade; only what stands inside the agent's own answer is looked at."""
@@ -107,6 +166,9 @@ class ExtraWords(RewardTerm):
     """
 
     free: int = 0
+
+    def __post_init__(self) -> None:
+        _check_free(self.free)
 
     def __call__(self, turn: Turn) -> float:
         """Return the number of surplus words; 0 in a turn without an answer."""
@@ -127,6 +189,10 @@ class FormatError(RewardTerm):
 
     thought: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.thought, bool):
+            raise TypeError(f"`thought` must be True or False, got {self.thought!r}")
+
     def __call__(self, turn: Turn) -> float:
         """Return 1 if the action is malformed, or a wanted thought is missing."""
         text = turn.action.text
@@ -142,6 +208,9 @@ class SearchCost(RewardTerm):
 
     free: int = 0
 
+    def __post_init__(self) -> None:
+        _check_free(self.free)
+
     def __call__(self, turn: Turn) -> float:
         """Return 1 if this turn searched and the free searches were used up before."""
         return float(turn.searched and turn.num_searches > self.free)
@@ -152,6 +221,9 @@ class PerTurn(RewardTerm):
     """Any function of the turn, as a term."""
 
     function: Callable[[Turn], float]
+
+    def __post_init__(self) -> None:
+        _check_function("function", self.function, "the turn")
 
     def __call__(self, turn: Turn) -> float:
         """Return what the function returns."""

@@ -2,8 +2,10 @@ r"""How an answer is graded: token F1, exact match and substring match after nor
 
 Normalisation is SQuAD's (lower case, no punctuation, no articles, single spaces), carried on to
 unicode: compatibility forms are unified (NFKC), case is folded, and every unicode punctuation
-mark is dropped, so that typographic quotes and dashes do not matter. Diacritics stay: "Pele" is
-not "Pelé". On ASCII text the result is SQuAD's, character for character.
+mark and every invisible character is dropped, so that typographic quotes, dashes and soft hyphens
+do not matter. Diacritics stay: "Pele" is not "Pelé". Only a dot above the small i goes, which says
+nothing there: folding case leaves one of the Turkish "İ", and "İstanbul" is "istanbul" (the Turkish
+i without a dot stays another letter). On ASCII text the result is SQuAD's, character for character.
 """
 
 from __future__ import annotations
@@ -15,10 +17,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
+from zs_env.task.invisible import remove_invisible
+
 GradeFunction: TypeAlias = Callable[[str, Sequence[str]], float]
 
 _ARTICLES: Final = re.compile(r"\b(a|an|the)\b")
 _ASCII_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
+_DOTTED_I: Final = "i\u0307"  # what "İ" becomes when its case is folded
 
 
 def normalise(text: str) -> str:
@@ -36,9 +41,9 @@ def normalise(text: str) -> str:
 
 
 def _fold_unicode(text: str) -> str:
-    """Return `text` case-folded, in one unicode form, without punctuation."""
-    text = unicodedata.normalize("NFKC", text).casefold()
-    text = unicodedata.normalize("NFKC", text).translate(_ASCII_PUNCTUATION)
+    """Return `text` case-folded, in one unicode form, without punctuation and the unseen."""
+    text = unicodedata.normalize("NFKC", remove_invisible(text)).casefold()
+    text = unicodedata.normalize("NFKC", text.replace(_DOTTED_I, "i")).translate(_ASCII_PUNCTUATION)
     kept = (char for char in text if not unicodedata.category(char).startswith("P"))
     return unicodedata.normalize("NFC", "".join(kept))
 

@@ -1,5 +1,6 @@
 """Every curriculum, by one set of promises; the paper's has a file of its own."""
 
+import math
 import pickle
 
 import pytest
@@ -94,7 +95,26 @@ def test_make_curriculum_takes_names_objects_and_functions():
         (lambda: ConstantCurriculum(-1), ValueError, r"`noise` must be a probability .*, got -1"),
         (lambda: AdaptiveCurriculum(0.5, 0.1), ValueError, r"`end` must be at least start=0.5"),
         (lambda: AdaptiveCurriculum(step=0), ValueError, r"`step` must be greater than 0 and"),
-        (lambda: AdaptiveCurriculum(window=0), ValueError, r"`window` must be at least 1, got 0"),
+        (lambda: AdaptiveCurriculum(window=0), ValueError, r"`window` must be an .* 1, got 0"),
+        (lambda: AdaptiveCurriculum(window=2.5), ValueError, r"`window` must be an .* got 2.5"),
+        (
+            lambda: AdaptiveCurriculum(window=math.nan),
+            ValueError,
+            r"`window` must be an .* got nan",
+        ),
+        (lambda: AdaptiveCurriculum(noise=7.0), ValueError, r"`noise` must be a prob.*, got 7.0"),
+        (lambda: AdaptiveCurriculum(step=math.nan), ValueError, r"`step` must be gr.*, got nan"),
+        (lambda: AdaptiveCurriculum(step="1"), ValueError, r"`step` must be greater .*, got '1'"),
+        (lambda: AdaptiveCurriculum(target="a"), ValueError, r"`target` must be a .*, got 'a'"),
+        (lambda: AdaptiveCurriculum(num_episodes=-1), ValueError, r"`num_episodes` must be .* -1"),
+        (lambda: AdaptiveCurriculum(total=math.nan), ValueError, r"`total` must be in .*, got nan"),
+        (
+            lambda: ReversedCurriculum("linear"),
+            TypeError,
+            r"`forward` must be a Cur.*, got 'linear'",
+        ),
+        (lambda: LinearCurriculum(start="0"), ValueError, r"`start` must be a prob.*, got '0'"),
+        (lambda: StepCurriculum(0.5), ValueError, r"`levels` must hold at least one .*, got 0.5"),
     ],
 )
 def test_bad_argument_is_refused(build, error, message):
