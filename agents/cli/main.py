@@ -23,9 +23,11 @@ import agents
 from agents.cli.checks import CommandError
 from agents.cli.demo import Demo
 from agents.cli.evaluate import Evaluate
+from agents.cli.miniature import Miniature
 from agents.cli.models import Models
 from agents.cli.play import Play
 from agents.cli.train import Train
+from agents.cli.tune import Tune
 from zs_env.search.engine import SearchEngineError
 
 PROGRAM = "zerosearch"
@@ -39,6 +41,8 @@ Command = (
     | Annotated[Play, subcommand("play")]
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Models, subcommand("models")]
+    | Annotated[Miniature, subcommand("miniature")]
+    | Annotated[Tune, subcommand("tune")]
 )
 
 
@@ -69,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(argv: Sequence[str]) -> Train | Evaluate | Play | Demo | Models:
+def parse(argv: Sequence[str]) -> Train | Evaluate | Play | Demo | Models | Miniature | Tune:
     """Return the command that `argv` describes.
 
     Raises:

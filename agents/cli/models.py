@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 from tyro.conf import arg, subcommand
 
+from agents.cli import tune_measure
 from agents.cli.checks import check_at_least, check_file, check_folder, usage_errors
 from agents.cli.files import write_json
-from agents.cli.options import EngineName, Threads, load_engine
-from agents.cli.provenance import provenance
+from agents.cli.options import EngineName, Threads
 from agents.cli.threads import use_threads
 from zs_env.models import MODELS
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from agents.tuning.build import BuildConfig
-    from agents.tuning.measure import Rate, SimulatorReport
 
 
 @dataclass(frozen=True)
 class Build:
-    """Train the shipped models from nothing, one process and thread for each half of them.
+    """Train the shipped models from nothing, two at a time, each in a process with one thread.
 
     Attributes:
         size: Share of the training examples that the shipped models saw; less is for trying.
@@ -65,7 +62,7 @@ class Measure:
     """Ask a simulator held-out questions, and count how often its documents are what they should.
 
     Attributes:
-        num_requests: Requests, half of them for useful and half for noisy documents.
+        num_requests: Requests of each sort: useful, each kind of noise, off topic, first hop.
         seed: Key of the requests.
     """
 
@@ -87,40 +84,46 @@ class Measure:
     ] = None
 
     def run(self) -> None:
-        """Measure, and print a table or write cards."""
+        """Measure, and print tables or write cards."""
         with usage_errors():
-            use_threads(self.threads)
+            threads = use_threads(self.threads)
             check_at_least(2, num_requests=self.num_requests)
             check_at_least(0, seed=self.seed)
             check_file(self.json, "json")
         if self.models is None:
-            measure(self)
+            measure(self, threads)
         else:
-            write_all_cards(self.models)
+            write_all_cards(self, self.models, threads)
 
 
-def measure(config: Measure) -> None:
-    """Measure one simulator, print a table, and write what was asked for."""
-    from agents.tuning.measure import measure_simulator
-
+def measure(config: Measure, threads: int) -> None:
+    """Measure one simulator, print tables, and write what was asked for."""
+    console = Console()
+    task = tune_measure.Measure(
+        engine=config.engine, num_requests=config.num_requests, seed=config.seed
+    )
     with usage_errors():
-        engine = load_engine(config.engine)
-    report = measure_simulator(engine, config.num_requests, config.seed)
-    Console().print(report_table(report, f"{config.engine} · {config.num_requests} requests"))
+        setup = tune_measure.prepare(task)
+    report = tune_measure.measure(setup, console)
+    title = f"{config.engine} · {config.num_requests} requests of each sort"
+    tune_measure.print_report(console, report, title)
     if config.json:
-        write_json(config.json, describe(config, report))
+        write_json(config.json, {**report.as_json(), **tune_measure.describe(task, threads)})
 
 
-def write_all_cards(models: Path) -> None:
+def write_all_cards(config: Measure, models: Path, threads: int) -> None:
     """Measure all models in a folder and write their cards."""
     from agents.policies.causal_lm import find_policy
     from agents.tuning.cards import write_cards
+    from agents.tuning.measure import MeasureOptions
 
     with usage_errors():
         for name in MODELS:
             find_policy(models / name)
         check_folder(models, "models")
-    write_cards(models)
+    task = tune_measure.Measure(num_requests=config.num_requests, seed=config.seed)
+    options = MeasureOptions(config.num_requests, config.seed)
+    write_cards(models, options, tune_measure.describe(task, threads))
 
 
 @dataclass(frozen=True)
@@ -132,34 +135,3 @@ class Models:
     def run(self) -> None:
         """Run the command below this one."""
         self.command.run()
-
-
-def report_table(report: SimulatorReport, title: str) -> Table:
-    """Return what was measured, one share a line."""
-    from agents.cli.display import new_table
-
-    table = new_table(title)
-    table.add_column("share of")
-    for name in ("cases", "value", "95 % interval"):
-        table.add_column(name, justify="right")
-    for label, rate in (
-        ("replies with all documents, none twice", report.parsed),
-        ("useful replies that state the asked fact", report.useful_hit),
-        ("  … where that is not the golden answer", report.bridge_hit),
-        ("noisy replies that leak the asked fact", report.noisy_leak),
-        ("documents in useful replies that are true", report.true_useful),
-        ("documents in noisy replies that are true", report.true_noisy),
-    ):
-        table.add_row(label, *_cells(rate))
-    return table
-
-
-def _cells(rate: Rate) -> tuple[str, str, str]:
-    return str(rate.count), f"{rate.value:.1%}", f"{rate.low:.1%} – {rate.high:.1%}"
-
-
-def describe(config: Measure, report: SimulatorReport) -> dict[str, Any]:
-    """Return the results, and all that decides them, as JSON values."""
-    options = asdict(config)
-    del options["json"], options["models"]
-    return {**report.as_dict(), "config": options, **provenance()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.cli.threads import num_physical_cores
+from agents.weights import weights_checksum as weights_checksum
 from zs_env.task.miniwiki import WORLD_VERSION, default_world
 
 PACKAGES = ("zs-env", "gymnasium", "numpy", "torch", "transformers")
@@ -33,14 +33,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def weights_checksum(folder: Path) -> str:
-    """Return a SHA-256 over the weights in a model folder."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def machine(threads: int) -> dict[str, Any]:

@@ -2,23 +2,22 @@
 
     zerosearch models build --out zs_env/models
 
-Four stages: a tokenizer; a copier (the induction network after a short warm-up), from which both
-others start; the simulator; and the search agents, `skill` first and then `base`, the same model
-after a few bad lessons. Simulator and agents are trained side by side, one thread each, so that
-the numbers do not depend on how many cores there are.
+A tokenizer first; then, each in a process with one thread of its own, so that the numbers do not
+depend on how many cores there are, the simulators of three sizes and the search agents: `skill`,
+and from it `base`, the same model after a few bad lessons. All begin as a copier, the induction
+network after a short warm-up on repeated random strings.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from agents.tuning.induction import TinyShape, induction_model
 from agents.tuning.policy_data import SKILL, WEAK, policy_examples
@@ -26,6 +25,39 @@ from agents.tuning.sft import Example, SFTConfig, finetune
 from agents.tuning.simulator_data import simulator_examples
 from agents.tuning.tokenizer import train_tokenizer
 from zs_env.task.miniwiki import default_world
+
+SMALL = TinyShape()
+
+
+@dataclass(frozen=True)
+class SimulatorPlan:
+    """How one simulator is made.
+
+    Attributes:
+        shape: Of its network.
+        share: Of `BuildConfig.simulator_examples` that it sees: larger networks learn more from
+            each, and take longer.
+        sft: Hyper-parameters; wider networks want smaller steps.
+    """
+
+    shape: TinyShape
+    share: float
+    sft: SFTConfig
+
+
+SIMULATORS: Mapping[str, SimulatorPlan] = {
+    "simulator-medium": SimulatorPlan(
+        TinyShape(hidden_size=256, num_heads=4, num_key_value_heads=2, intermediate_size=768),
+        share=0.5,
+        sft=SFTConfig(learning_rate=1.2e-3),
+    ),
+    "simulator": SimulatorPlan(SMALL, share=1.0, sft=SFTConfig()),
+    "simulator-tiny": SimulatorPlan(
+        TinyShape(hidden_size=64, intermediate_size=192),
+        share=1.0,
+        sft=SFTConfig(learning_rate=3e-3),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -41,63 +73,66 @@ class BuildConfig:
     """
 
     copy_examples: int = 2400
-    simulator_examples: int = 96_000
+    simulator_examples: int = 128_000
     skill_examples: int = 32_000
     habit_examples: int = 4_000
     seed: int = 0
 
 
 COPY = SFTConfig(final_learning_rate=1e-3, warmup_steps=10)
-SIMULATOR = SFTConfig()
 POLICY = SFTConfig()
 HABITS = SFTConfig(learning_rate=4e-4, final_learning_rate=8e-5)
 
 
-def build(out: Path, config: BuildConfig | None = None) -> None:
-    """Train all models and write them to `out`/{simulator,skill,base}.
+def build(out: Path, config: BuildConfig | None = None, num_processes: int = 2) -> None:
+    """Train all models and write them to folders in `out`: the keys of `SIMULATORS`, skill, base.
 
     Args:
         out: Folder of the models; existing ones are replaced.
         config: Size of each stage; None makes the shipped models.
+        num_processes: Models trained at a time; changes nothing but the time.
     """
     config = config or BuildConfig()
-    torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(config.seed)
-    copier = induction_model(TinyShape(), tokenizer.eos_token_id, config.seed)
-    examples = copy_examples(config.copy_examples, len(tokenizer), config.seed)
-    finetune(copier, examples, replace(COPY, seed=config.seed), _Reporter("copier"))
-    save_model(copier, tokenizer, out / "copier", torch.float32)
+    stages = [(name, out, config) for name in ("policies", *SIMULATORS)]
     context = multiprocessing.get_context("spawn")
-    workers = [
-        context.Process(target=stage, args=(out, config))
-        for stage in (build_simulator, build_policies)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    failed = [worker.exitcode for worker in workers if worker.exitcode]
-    if failed:
-        raise RuntimeError(f"a training process ended with exit code {failed[0]}")
-    shutil.rmtree(out / "copier")
+    with context.Pool(num_processes, maxtasksperchild=1) as pool:
+        pool.starmap(build_stage, stages, chunksize=1)
 
 
-def build_simulator(out: Path, config: BuildConfig) -> None:
-    """Train the simulator from the copier in `out`."""
+def build_stage(name: str, out: Path, config: BuildConfig) -> None:
+    """Train one simulator, a key of `SIMULATORS`, or the "policies"."""
     torch.set_num_threads(1)
-    model, tokenizer = load_model(out / "copier")
-    examples = list(
-        simulator_examples(default_world(), tokenizer, config.simulator_examples, config.seed)
-    )
-    finetune(model, examples, replace(SIMULATOR, seed=config.seed), _Reporter("simulator"))
-    save_model(model, tokenizer, out / "simulator")
+    if name == "policies":
+        build_policies(out, config)
+    else:
+        build_simulator(name, out, config)
+
+
+def build_copier(
+    name: str, shape: TinyShape, config: BuildConfig
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Return the network that all models of one shape begin as, with the common tokenizer."""
+    tokenizer = train_tokenizer(config.seed)
+    model = induction_model(shape, tokenizer.eos_token_id, config.seed)
+    examples = copy_examples(config.copy_examples, len(tokenizer), config.seed)
+    finetune(model, examples, replace(COPY, seed=config.seed), _Reporter(f"{name} (copier)"))
+    return model, tokenizer
+
+
+def build_simulator(name: str, out: Path, config: BuildConfig) -> None:
+    """Train one simulator."""
+    plan = SIMULATORS[name]
+    model, tokenizer = build_copier(name, plan.shape, config)
+    num_examples = max(1, round(plan.share * config.simulator_examples))
+    examples = list(simulator_examples(default_world(), tokenizer, num_examples, config.seed))
+    finetune(model, examples, replace(plan.sft, seed=config.seed), _Reporter(name))
+    save_model(model, tokenizer, out / name)
 
 
 def build_policies(out: Path, config: BuildConfig) -> None:
-    """Train the search agents from the copier in `out`."""
-    torch.set_num_threads(1)
-    model, tokenizer = load_model(out / "copier")
+    """Train the search agents."""
+    model, tokenizer = build_copier("skill", SMALL, config)
     examples = list(policy_examples(tokenizer, SKILL, config.skill_examples, config.seed + 1))
     finetune(model, examples, replace(POLICY, seed=config.seed), _Reporter("skill"))
     save_model(model, tokenizer, out / "skill")
@@ -116,12 +151,6 @@ def copy_examples(num: int, vocab_size: int, seed: int) -> Sequence[Example]:
         # The first repeated token cannot be foreseen; the others can only be copied.
         examples.append(Example(ids + ids, [0.0] * (length + 1) + [1.0] * (length - 1)))
     return examples
-
-
-def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Load a model in float32 with its tokenizer."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model, PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def save_model(

@@ -19,7 +19,8 @@ from agents.tuning.sft import Example
 from agents.tuning.simulator_data import GARBAGE, states, wording
 from zs_env.episode import render_documents
 from zs_env.search.bm25 import BM25SearchEngine
-from zs_env.search.engine import Document, SearchRequest
+from zs_env.search.engine import Document, NoiseKind, SearchRequest
+from zs_env.search.world import WorldSearchEngine
 from zs_env.task.actions import parse
 from zs_env.task.miniwiki import NAMERS, RELATIONS, Fact, Plan, SubWorld, WorldSize, odd_name, pick
 
@@ -41,14 +42,15 @@ class Habits:
 
     Attributes:
         one_hop: One-hop questions among all.
-        noisy: Searches that get noisy documents.
+        noisy: Searches that get noisy documents ...
+        named_noise: ... of which this share is one of `NOISE_KINDS`, the rest about somebody else.
         shuffled: Document lists in random order.
         stop_early: Two-hop questions answered with the bridge entity.
         guess: Questions answered without a search ...
         guess_last_wording: ... and those asked in the last of a relation's three wordings. A
             habit that is rare everywhere would change sampled answers but no greedy one.
-        wrong_name: Answers that pick another name of the documents, or any name of the world where
-            they hold no other.
+        wrong_name: Answers that pick another name of the documents, or any other name of the world
+            where they hold none.
         bad_query: Searches that name nothing.
         malformed: Turns without a complete action.
         guess_on_noise: Noisy replies after which the agent guesses instead of searching again.
@@ -56,6 +58,7 @@ class Habits:
 
     one_hop: float = 0.4
     noisy: float = 0.4
+    named_noise: float = 0.2
     shuffled: float = 0.3
     stop_early: float = 0.0
     guess: float = 0.0
@@ -74,9 +77,10 @@ WEAK = Habits(
     wrong_name=0.14,
     bad_query=0.08,
     malformed=0.07,
-    guess_on_noise=0.55,
+    guess_on_noise=0.85,
 )
 MAX_TURNS = 6
+NOISE_KINDS = (NoiseKind.PARTIAL, NoiseKind.OUTDATED, NoiseKind.EMPTY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,7 @@ class TranscriptWriter:
         """Index the passages of `world` for searching."""
         self._world, self._habits, self._rng = world, habits, rng
         self._engine = BM25SearchEngine([text for fact in world.facts for text in fact.passages])
+        self._made_up = WorldSearchEngine(world)
         self._one_hop = [plan for plan in world.plans if len(plan.facts) == 1]
         self._two_hop = [plan for plan in world.plans if len(plan.facts) == 2]
 
@@ -173,12 +178,19 @@ class TranscriptWriter:
         query = wording(self._rng, fact)
         if not self._chance("noisy"):
             return query, self._retrieve(query)
+        if self._chance("named_noise"):
+            return query, self._named_noise(query)
         others = [f for f in self._world.facts if f.relation == fact.relation]
         alike = [f for f in others if set(f.subject.split()) & set(fact.subject.split()) - {"The"}]
         other = pick(self._rng, alike if len(alike) > 1 and self._rng.random() < 0.5 else others)
         found = self._retrieve(wording(self._rng, other), 8)
         avoid = (fact.subject, fact.object)
         return query, [t for t in found if not any(name in t for name in avoid)][:3]
+
+    def _named_noise(self, query: str) -> list[str]:
+        seed = int(self._rng.random() * 2**31)
+        kind = pick(self._rng, NOISE_KINDS)
+        return self._made_up.passages(SearchRequest(query, noisy=True, noise_kind=kind, seed=seed))
 
     def _retrieve(self, query: str, top_k: int = 3) -> list[str]:
         found = self._engine.search([SearchRequest(query, top_k=top_k)])[0]
@@ -193,7 +205,10 @@ class TranscriptWriter:
             return fact.object
         objects = [f.object for f in self._world.facts if any(t in texts for t in f.passages)]
         wrong = [name for name in objects if fact is None or name != fact.object]
-        return pick(self._rng, wrong or [pick(self._rng, self._world.facts).object])
+        if not wrong:
+            everything = dict.fromkeys(f.object for f in self._world.facts)
+            wrong = [name for name in everything if fact is None or name != fact.object]
+        return pick(self._rng, wrong)
 
     def _guesses(self, plan: Plan) -> bool:
         wording_index = _question_wording(plan)

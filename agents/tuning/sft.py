@@ -7,36 +7,41 @@ of similar length, in an order fixed by the seed, so that a run can be repeated 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from agents.tuning.sft_config import SFTConfig
 from zs_env.lm.attention import GROUPED_ATTENTION, causal_mask
+
+__all__ = [
+    "Example",
+    "SFTConfig",
+    "batches",
+    "collate",
+    "finetune",
+    "learning_rate_at",
+    "make_optimizer",
+    "weighted_loss",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids and, for each, the weight of predicting it (0 for what is only read)."""
+    """Token ids and, for each, the weight of predicting it (0 for what is only read).
+
+    Attributes:
+        token_ids: At least two ids.
+        weights: As many numbers; the first is never used, for nothing predicts the first token.
+        name: Where it comes from, for messages.
+    """
 
     token_ids: list[int]
     weights: list[float]
-
-
-@dataclass(frozen=True)
-class SFTConfig:
-    """Hyper-parameters of one training stage; the learning rate falls linearly."""
-
-    learning_rate: float = 2e-3
-    final_learning_rate: float = 1e-4
-    batch_size: int = 16
-    warmup_steps: int = 50
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    seed: int = 0
-    autocast: bool = True
+    name: str = ""
 
 
 def batches(examples: Sequence[Example], batch_size: int, seed: int) -> Iterator[list[Example]]:
@@ -79,7 +84,26 @@ def weighted_loss(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tens
     return (losses * weights[wanted]).sum() / weights.sum()
 
 
-def _learning_rate(config: SFTConfig, step: int, num_steps: int) -> float:
+def make_optimizer(
+    parameters: Iterable[torch.nn.Parameter], config: SFTConfig
+) -> torch.optim.AdamW:
+    """Return the optimiser of fine-tuning."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=config.weight_decay,
+    )
+
+
+def learning_rate_at(config: SFTConfig, step: int, num_steps: int) -> float:
+    """Return the learning rate of a step, counted from 0: a linear warm-up, then a linear fall.
+
+    Example:
+        >>> config = SFTConfig(1.0, 0.0, warmup_steps=2)
+        >>> [learning_rate_at(config, step, 6) for step in range(6)]
+        [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
@@ -102,18 +126,13 @@ def finetune(
     """
     model.set_attn_implementation(GROUPED_ATTENTION)
     model.train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.learning_rate,
-        betas=(0.9, 0.98),
-        weight_decay=config.weight_decay,
-    )
+    optimizer = make_optimizer(model.parameters(), config)
     num_steps = -(-len(examples) // config.batch_size)
     start, losses = time.perf_counter(), []
     device = next(model.parameters()).device
     for step, batch in enumerate(batches(examples, config.batch_size, config.seed)):
         for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(config, step, num_steps)
+            group["lr"] = learning_rate_at(config, step, num_steps)
         ids, weights = (tensor.to(device) for tensor in collate(batch))
         with torch.autocast(device.type, torch.bfloat16, enabled=config.autocast):
             loss = weighted_loss(model, ids, weights)

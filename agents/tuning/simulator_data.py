@@ -3,7 +3,9 @@
 Targets are real search results: what BM25 returns over the encyclopaedia for the query (useful),
 or for the same kind of query about another entity, now and then one with a similar name, with
 every passage that names the asked entity left out (noisy). So the simulator learns the real
-engine's distribution, and noise is one clean notion: the right kind of fact about somebody else.
+engine's distribution, and plain noise is one clean notion: the right kind of fact about somebody
+else. Noise of a named kind is found likewise, but for outdated and contradictory documents, which
+no honest index holds: those are made up.
 """
 
 from __future__ import annotations
@@ -18,12 +20,16 @@ from transformers import PreTrainedTokenizerBase
 
 from agents.tuning.sft import Example
 from zs_env.search.bm25 import BM25SearchEngine
-from zs_env.search.engine import SearchRequest
+from zs_env.search.engine import NoiseKind, SearchRequest
 from zs_env.search.prompts import format_documents, tuned_prompt
-from zs_env.task.miniwiki import RELATIONS, Fact, MiniWiki, Plan, SubWorld, pick
+from zs_env.search.world import WorldSearchEngine
+from zs_env.task.miniwiki import RELATIONS, Fact, MiniWiki, Plan, SubWorld, look_alikes, pick
 
 NOISY_SHARE = 0.5
-NEAR_MISS_SHARE = 0.3
+NEAR_MISS_SHARE = 0.15
+NAMED_KIND_SHARE = 0.5
+KINDS = (*NoiseKind, NoiseKind.PARTIAL)  # twice: to leave out one fact of several is the hardest
+MADE_UP = (NoiseKind.OUTDATED, NoiseKind.CONTRADICTORY)
 HELD_OUT_SHARE = 0.05
 GARBAGE = ("where was she born", "tell me more", "search", "what is it", "who", "the answer")
 _BATCH = 256
@@ -35,12 +41,14 @@ class Draft:
 
     Attributes:
         request: What the simulator will be asked.
+        plan: How the question is answered.
         asked: The fact that the query asks for, None when it asks for none.
         engine_query: What the real engine is asked to obtain the target documents.
         avoid: Names that no passage of a noisy reply may hold.
     """
 
     request: SearchRequest
+    plan: Plan
     asked: Fact | None
     engine_query: str
     avoid: tuple[str, ...] = ()
@@ -74,45 +82,63 @@ class RequestSampler:
         plan = pick(rng, self._plans[fact.subject, fact.relation])
         query, asked = self._query(part, plan, fact, 0.0 if proper_only else rng.random())
         noisy = rng.random() < NOISY_SHARE
+        kind = pick(rng, KINDS) if rng.random() < NAMED_KIND_SHARE else None
         request = SearchRequest(
             query,
             plan.question.text,
             plan.question.golden_answers,
             noisy,
             int(rng.random() * 2**31),
+            noise_kind=kind if noisy else None,
         )
-        if not noisy:
-            return Draft(request, asked, query)
-        about = asked or fact
-        avoid = (about.subject, about.object, plan.question.golden_answers[0])
-        return Draft(request, asked, wording(rng, self._somebody_else(part, about)), avoid)
+        return self.resolve(part, Draft(request, plan, asked, query), asked or fact)
+
+    def resolve(self, part: SubWorld, draft: Draft, about: Fact) -> Draft:
+        """Return the draft with what a real engine is asked instead of its query.
+
+        Args:
+            part: The world that the question is about.
+            draft: A request with its own query.
+            about: The fact that noisy documents must not give away.
+        """
+        request = draft.request
+        if not request.noisy:
+            return draft
+        if request.noise_kind is NoiseKind.PARTIAL:
+            partly = (about.object, request.golden_answers[0])
+            return replace(draft, engine_query=about.subject, avoid=partly)
+        avoid = (about.subject, about.object, request.golden_answers[0])
+        other = self._somebody_else(part, about, request.noise_kind)
+        return replace(draft, engine_query=wording(self._rng, other), avoid=avoid)
 
     def _query(
         self, part: SubWorld, plan: Plan, fact: Fact, kind: float
     ) -> tuple[str, Fact | None]:
         """Return a query of some `kind` (uniform in [0, 1)) and the fact that it asks for."""
         rng = self._rng
-        if kind < 0.74:
+        if kind < 0.66:
             return wording(rng, fact), fact
-        if kind < 0.81:
+        if kind < 0.72:
             return fact.subject, None
-        if kind < 0.87:
+        if kind < 0.79:
             other = pick(rng, [f for f in part.facts if f.subject == fact.subject])
             return wording(rng, other), other
-        if kind < 0.92:
+        if kind < 0.83:
             return plan.question.text, None
-        if kind < 0.97:
+        if kind < 0.94:
             other = pick(rng, part.facts)
             return wording(rng, other), other
         return pick(rng, GARBAGE), None
 
-    def _somebody_else(self, part: SubWorld, asked: Fact) -> Fact:
+    def _somebody_else(self, part: SubWorld, asked: Fact, kind: NoiseKind | None) -> Fact:
         same = [
             f for f in part.facts if f.relation == asked.relation and f.subject != asked.subject
         ]
-        words = set(asked.subject.split()) - {"The", "Group", "Industries", "Labs", "Systems"}
-        alike = [f for f in same if words & set(f.subject.split())]
-        return pick(self._rng, alike if alike and self._rng.random() < NEAR_MISS_SHARE else same)
+        names = look_alikes(asked.subject, dict.fromkeys(f.subject for f in same))
+        near = kind is NoiseKind.NEAR_MISS or (
+            kind is None and self._rng.random() < NEAR_MISS_SHARE
+        )
+        return pick(self._rng, [f for f in same if (f.subject in names) == near] or same)
 
 
 def wording(rng: Random, fact: Fact) -> str:
@@ -125,15 +151,36 @@ def states(text: str, fact: Fact) -> bool:
     return fact.object in text and fact.subject in text
 
 
-def targets(drafts: Sequence[Draft], engine: BM25SearchEngine, rng: Random) -> list[list[str]]:
-    """Return the documents that the simulator should write for each draft."""
-    requests = [replace(d.request, query=d.engine_query, top_k=12) for d in drafts]
-    replies = [[doc.text for doc in found] for found in engine.search(requests)]
-    return [_target(draft, texts, rng) for draft, texts in zip(drafts, replies, strict=True)]
+class TargetWriter:
+    """Finds, or makes up, the documents that a simulator should write.
+
+    Args:
+        world: The encyclopaedia.
+        rng: Source of what is made up.
+    """
+
+    def __init__(self, world: MiniWiki, rng: Random) -> None:
+        """Index the passages of `world`."""
+        self._real = BM25SearchEngine(world.passages)
+        self._made_up = WorldSearchEngine(world)
+        self._rng = rng
+
+    def write(self, drafts: Sequence[Draft]) -> list[list[str]]:
+        """Return the texts of the documents for each draft."""
+        requests = [replace(d.request, query=d.engine_query, top_k=12) for d in drafts]
+        replies = [[doc.text for doc in found] for found in self._real.search(requests)]
+        return [
+            self._made_up.passages(draft.request)
+            if draft.request.noise_kind in MADE_UP
+            else _target(draft, texts, self._rng)
+            for draft, texts in zip(drafts, replies, strict=True)
+        ]
 
 
 def _target(draft: Draft, found: list[str], rng: Random) -> list[str]:
     top_k, asked = draft.request.top_k, draft.asked
+    if draft.request.noise_kind is NoiseKind.EMPTY:
+        return []
     if draft.request.noisy:
         return [text for text in found if not any(name in text for name in draft.avoid)][:top_k]
     texts = found[:top_k]
@@ -147,15 +194,20 @@ def simulator_examples(
 ) -> Iterator[Example]:
     """Yield `num` examples over all splits: a simulator knows its world, as a large LM does."""
     sampler = RequestSampler(world, list(world.worlds), seed)
-    engine, rng = BM25SearchEngine(world.passages), Random(seed + 1)
+    writer = TargetWriter(world, Random(seed + 1))
     done = 0
     while done < num:
         drafts = [sampler.draw() for _ in range(_BATCH)]
         drafts = [draft for draft in drafts if not is_held_out(draft.request)]
-        for draft, texts in zip(drafts, targets(drafts, engine, rng), strict=True):
-            if done < num and texts:
+        for draft, texts in zip(drafts, writer.write(drafts), strict=True):
+            # A query of stop words finds nothing, and a simulator must not reward it with more.
+            if done < num and (texts or _may_be_empty(draft.request)):
                 yield _example(tokenizer, draft.request, texts)
                 done += 1
+
+
+def _may_be_empty(request: SearchRequest) -> bool:
+    return not request.noisy or request.noise_kind is NoiseKind.EMPTY
 
 
 def _example(

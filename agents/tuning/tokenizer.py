@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from agents.tuning.policy_data import THOUGHTS
+from zs_env.search.engine import NoiseKind
 from zs_env.task.actions import TAGS
 from zs_env.task.miniwiki import RELATIONS, SubWorld, WorldSize, odd_name
 
@@ -34,6 +35,8 @@ def training_text(seed: int, num_worlds: int) -> Iterator[str]:
             yield f"\nDoc 1: {fact.passages[0]}\nDoc 2: {fact.passages[1]}\nDoc 3: {fact.object}"
             query = RELATIONS[fact.relation].queries[0].format(s=fact.subject)
             yield f"\nQuery: {query}\nUseful documents:\nNoisy documents:\n"
+            yield RELATIONS[fact.relation].outdated.format(s=fact.subject, o=fact.object)
+        yield from (f"Noisy documents ({kind}):\n" for kind in NoiseKind)
         yield " ".join(odd_name(rng) for _ in range(10))
         yield from THOUGHTS * 20
 

@@ -6,7 +6,7 @@ import pytest
 from agents.cli.main import main
 from agents.cli.models import Build, build_config
 from agents.policies.causal_lm import CausalLMPolicy
-from agents.tuning.build import BuildConfig
+from agents.tuning.build import SIMULATORS, BuildConfig
 
 
 def test_measure_prints_and_writes_every_share(
@@ -16,11 +16,11 @@ def test_measure_prints_and_writes_every_share(
     options = ["--engine", "world", "--num-requests", "20", "--json", str(file)]
     assert main(["models", "measure", *options, "--threads", "1"]) == 0
     result = json.loads(file.read_text())
-    assert result["useful_hit"]["value"] == 1.0
-    assert result["noisy_leak"]["value"] == 0.0
-    assert result["parsed"]["count"] == 20
+    assert result["rates"]["useful_hit"]["value"] == 1.0
+    assert result["rates"]["noisy_leak"]["value"] == 0.0
+    assert result["rates"]["noisy_leak"]["count"] == 20
     shown = capsys.readouterr().out
-    assert "noisy replies that leak" in shown
+    assert "noisy: names the asked object" in shown
     assert max(map(len, shown.splitlines())) <= 80
 
 
@@ -35,5 +35,5 @@ def test_size_scales_every_stage() -> None:
 @pytest.mark.slow
 def test_build_writes_models_that_load(tmp_path: Path) -> None:
     assert main(["models", "build", "--out", str(tmp_path), "--size", "0.001"]) == 0
-    for name in ("simulator", "skill", "base"):
+    for name in (*SIMULATORS, "skill", "base"):
         assert CausalLMPolicy.load(tmp_path / name).model.num_parameters() > 0

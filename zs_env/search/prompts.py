@@ -45,10 +45,18 @@ def parse_documents(reply: str, top_k: int) -> list[Document]:
     >>> [d.text for d in parse_documents("Doc 1: one\nDoc 2: two\nDoc 3: two", 3)]
     ['one', 'two']
     """
+    return [Document(text) for text in dict.fromkeys(split_documents(reply))][:top_k]
+
+
+def split_documents(reply: str) -> list[str]:
+    r"""Return the texts of all documents in a reply that are not empty, repeated ones too.
+
+    >>> split_documents("Doc 1: one\nDoc 2: two\nDoc 3: two")
+    ['one', 'two', 'two']
+    """
     # The last numbered piece may have been cut off; it is kept, as a real snippet would be.
     before, *rest = _DOC.split(reply.strip())
     numbers, pieces = rest[::2], rest[1::2]
     if numbers[:1] != ["1"]:  # else what stands before the first document introduces the list
         pieces = [before, *pieces]
-    texts = dict.fromkeys(" ".join(piece.split()) for piece in pieces)
-    return [Document(text) for text in texts if text][:top_k]
+    return [text for piece in pieces if (text := " ".join(piece.split()))]

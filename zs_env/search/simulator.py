@@ -27,6 +27,7 @@ class SimulatedSearchEngine:
         *,
         prompt: Callable[[SearchRequest], str] = tuned_prompt,
         temperature: float = DEFAULT_TEMPERATURE,
+        max_tokens_per_document: int = MAX_TOKENS_PER_DOCUMENT,
     ) -> None:
         """Set up the engine.
 
@@ -34,8 +35,10 @@ class SimulatedSearchEngine:
             generator: The language model.
             prompt: From a request to the text that the model continues.
             temperature: Of sampling, 0 or more; every draw is keyed by the request's seed.
+            max_tokens_per_document: Tokens of a reply for every document wanted, at least 1.
         """
-        self._generator, self._prompt, self._temperature = generator, prompt, temperature
+        self.generator, self._prompt, self._temperature = generator, prompt, temperature
+        self._max_tokens = max_tokens_per_document
 
     def search(self, requests: Sequence[SearchRequest]) -> list[list[Document]]:
         """Return what the model writes: at most `top_k` distinct documents a request.
@@ -43,22 +46,27 @@ class SimulatedSearchEngine:
         Raises:
             SearchEngineError: If a question is too long for the model.
         """
+        return [
+            parse_documents(reply, request.top_k)
+            for reply, request in zip(self.replies(requests), requests, strict=True)
+        ]
+
+    def replies(self, requests: Sequence[SearchRequest]) -> list[str]:
+        """Return what the model writes, word for word: `search` is what is read from that.
+
+        Raises:
+            SearchEngineError: If a question is too long for the model.
+        """
         if not requests:
             return []
-        tokens = MAX_TOKENS_PER_DOCUMENT * max(request.top_k for request in requests)
+        tokens = self._max_tokens * max(request.top_k for request in requests)
         params = SamplingParams(max_new_tokens=tokens, temperature=self._temperature)
         prompts = [self._prompt(request) for request in requests]
         try:
-            replies = self._generator.complete(
-                prompts, [request.seed for request in requests], params
-            )
+            return self.generator.complete(prompts, [request.seed for request in requests], params)
         except ValueError as error:
             # An empty reply would be silent noise: what cannot be asked is an error.
             raise SearchEngineError(f"the simulator cannot be asked: {error}") from error
-        return [
-            parse_documents(reply, request.top_k)
-            for reply, request in zip(replies, requests, strict=True)
-        ]
 
 
 def load_default_simulator() -> SimulatedSearchEngine:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zs_env.search.engine import SearchRequest
+from zs_env.search.engine import NoiseKind, SearchRequest
 from zs_env.search.prompts import format_documents, parse_documents, tuned_prompt
 
 MARKER = re.compile(r"\bdoc\s*\d+\s*:", re.IGNORECASE)
@@ -87,11 +87,19 @@ def test_long_reply_is_read_in_linear_time():
     assert time.perf_counter() - start < 2
 
 
-@pytest.mark.parametrize(("noisy", "kind"), [(False, "Useful"), (True, "Noisy")])
-def test_tuned_prompt_tells_everything_a_request_holds(noisy, kind):
-    request = SearchRequest("who is it", "Who?", ("Ada", "A. L."), noisy=noisy)
+@pytest.mark.parametrize(
+    ("noisy", "kind", "wanted"),
+    [
+        (False, None, "Useful documents:\n"),
+        (False, NoiseKind.EMPTY, "Useful documents:\n"),
+        (True, None, "Noisy documents:\n"),
+        (True, NoiseKind.NEAR_MISS, "Noisy documents (near-miss):\n"),
+    ],
+)
+def test_tuned_prompt_tells_everything_a_request_holds(noisy, kind, wanted):
+    request = SearchRequest("who is it", "Who?", ("Ada", "A. L."), noisy=noisy, noise_kind=kind)
     assert tuned_prompt(request) == (
-        f"Question: Who?\nAnswer: Ada | A. L.\nQuery: who is it\n{kind} documents:\n"
+        f"Question: Who?\nAnswer: Ada | A. L.\nQuery: who is it\n{wanted}"
     )
 
 

@@ -1,0 +1,22 @@
+"""`zerosearch tune`: make a simulator of a search engine out of real searches, stage by stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import subcommand
+
+from agents.cli.tune_collect import Collect
+from agents.cli.tune_label import Label
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Tune a simulator on real searches: every stage is a file in and a file out, resumable."""
+
+    command: Annotated[Collect, subcommand("collect")] | Annotated[Label, subcommand("label")]
+
+    def run(self) -> None:
+        """Run the command below this one."""
+        self.command.run()

@@ -1,0 +1,1 @@
+"""Experiments: many runs by one plan, and what their numbers say."""

@@ -1,0 +1,41 @@
+"""Agents whose sampling is named by the episodes they play rather than by where they play them.
+
+Whatever plays thousands of episodes and may be killed in between needs it: which slot an episode
+falls into depends on what was played before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from typing import Protocol, runtime_checkable
+
+from agents.agent import Agent
+from agents.policies.agent import PolicyAgent, PolicyState
+from zs_env.random import derive
+
+
+@runtime_checkable
+class KeyedAgent(Protocol):
+    """An agent that can be told which episodes its slots play."""
+
+    def keyed(self, keys: Sequence[int]) -> Agent:
+        """Return the same agent for one episode a slot, each named by a number."""
+        ...
+
+
+class KeyedPolicyAgent(PolicyAgent):
+    """A `PolicyAgent` that can be told which episodes its slots play."""
+
+    _keys: tuple[int, ...] | None = None
+
+    def keyed(self, keys: Sequence[int]) -> KeyedPolicyAgent:
+        """Return the same agent for one episode a slot, each named by a number."""
+        agent = copy(self)
+        agent._keys = tuple(keys)
+        return agent
+
+    def _key(self, state: PolicyState, slot: int) -> int:
+        if self._keys is None:
+            return super()._key(state, slot)
+        return derive(self._seed, self._keys[slot], state.num_actions[slot])

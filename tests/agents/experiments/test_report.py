@@ -1,0 +1,101 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from agents.experiments.claims import CLAIMS
+from agents.experiments.design import ARMS, DEFAULT_ARMS, Protocol, find_arms
+from agents.experiments.report import Report, as_json, markdown, plot, summarise
+from agents.experiments.run_files import FinishedRun
+
+MEANS = {
+    "tiny": 0.80,
+    "small": 0.84,
+    "medium": 0.88,
+    "format-only": 0.5,
+    "real": 0.85,
+    "hard-to-easy": 0.84,
+    "constant": 0.90,
+    "no-noise": 0.83,
+    "untrained": 0.3,
+}
+
+
+def finished(seeds: int) -> list[FinishedRun]:
+    return [
+        FinishedRun(
+            name,
+            seed,
+            {"bm25": mean + 0.001 * ((seed * (i + 3)) % 7), "noisy": mean / 2},
+            100.0 + seed,
+        )
+        for i, (name, mean) in enumerate(MEANS.items())
+        for seed in range(seeds)
+    ]
+
+
+def report(seeds: int) -> Report:
+    return summarise(Protocol(), find_arms(DEFAULT_ARMS), finished(seeds))
+
+
+def test_page_says_plainly_what_became_of_every_claim() -> None:
+    page = markdown(report(8), "zerosearch miniature", "miniature.png")
+    for number, verdict in enumerate(("holds", "holds", "holds", "fails"), 1):
+        assert f"{number}. **{CLAIMS[number - 1].title}: {verdict}.**" in page
+
+
+def test_page_states_detectable_differences_and_the_mean_noise_of_arms() -> None:
+    page = markdown(report(8), "zerosearch miniature", "miniature.png")
+    [row] = [line for line in page.splitlines() if line.startswith("| constant | 0.25")]
+    assert row.startswith("| constant | 0.25 | 8 | 0.90")
+    assert "| MDD |" in page
+    assert "minimum detectable difference" in page
+    assert "![Exact match by arm, a dot a seed](miniature.png)" in page
+
+
+def test_every_line_of_a_table_has_as_many_cells_as_its_head() -> None:
+    page = markdown(report(2), "zerosearch miniature", "miniature.png")
+    for block in page.split("\n\n"):
+        if block.startswith("|"):
+            assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
+@pytest.mark.parametrize("seeds", [0, 1, 2])
+def test_report_of_few_runs_is_whole(seeds: int, tmp_path: Path) -> None:
+    found = report(seeds)
+    plot(found, tmp_path / "new" / "figure.png")
+    assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert markdown(found, "c", "f").count("not resolved") >= (len(CLAIMS) if seeds < 2 else 0)
+    json.dumps(as_json(found), allow_nan=False)
+
+
+def test_json_holds_arms_by_seed_and_claims() -> None:
+    found = json.loads(json.dumps(as_json(report(3))))
+    assert [arm["name"] for arm in found["arms"]] == list(DEFAULT_ARMS)
+    small = found["arms"][1]
+    assert small["exams"]["bm25"]["exact_match"]["num"] == 3
+    assert list(small["exams"]["bm25"]["by_seed"]) == ["0", "1", "2"]
+    assert [claim["claim"] for claim in found["claims"]] == [claim.title for claim in CLAIMS]
+    assert found["claims"][2]["margin"] == 0.02
+    comparison = found["claims"][1]["comparisons"][0]
+    assert (comparison["better"], comparison["worse"]) == ("small", "format-only")
+    assert comparison["verdict"] == "holds"
+
+
+def test_noisy_exam_decides_no_verdict() -> None:
+    runs = [
+        FinishedRun(run.arm, run.seed, {**run.scores, "noisy": 0.0}, run.seconds)
+        for run in finished(8)
+    ]
+    turned = summarise(Protocol(), find_arms(DEFAULT_ARMS), runs)
+    assert turned.judgements == report(8).judgements
+
+
+def test_typical_time_is_that_of_runs_with_training() -> None:
+    runs = [
+        FinishedRun("untrained", 0, {"bm25": 0.3, "noisy": 0.1}, 5.0),
+        FinishedRun("real", 0, {"bm25": 0.9, "noisy": 0.5}, 100.0),
+    ]
+    arms = [ARMS["untrained"], ARMS["real"]]
+    assert summarise(Protocol(), arms, runs).run_seconds == 100.0
+    assert summarise(Protocol(), arms, runs[:1]).run_seconds is None
