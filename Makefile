@@ -2,24 +2,27 @@
 #
 #   make demo                     train the shipped policy with GRPO and print before against after
 #   make test                     lint, types, and every test but the slow ones
+#   make test-vllm                a real vLLM server on the CPU, in an environment of its own
 #   make setup PYTHON=python3.12  another interpreter for .venv
 #   make setup PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 #                                 a Linux machine without a GPU: the small CPU build of torch
 
 PYTHON ?= python3
 PIP_FLAGS ?=
-EXTRAS := data,sb3,train,dev
+EXTRAS := data,remote,sb3,train,dev
 
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
+VLLM_PYTHON ?= .vllm-env/bin/python
+VLLM_STAMP := .vllm-env/.installed
 BENCHMARKS := $(sort $(filter-out %_peers.py,$(wildcard benchmarks/bench_*.py)))
 
 # Tests must not depend on the network, and threads that spin slow a busy machine down.
-check test test-slow: export HF_HUB_OFFLINE := 1
-check test test-slow: export OMP_NUM_THREADS ?= 2
+check test test-slow test-vllm: export HF_HUB_OFFLINE := 1
+check test test-slow test-vllm: export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo check test test-slow bench bench-env wheel models clean
+.PHONY: setup demo check test test-slow vllm-env test-vllm bench bench-env wheel models clean
 
 setup: $(STAMP)
 
@@ -41,10 +44,26 @@ check: setup
 	$(PYTEST) -q tests/test_architecture.py
 
 test: check
-	$(PYTEST) -m "not slow and not gpu and not network"
+	$(PYTEST) -m "not slow and not gpu and not network and not vllm"
 
 test-slow: setup
-	$(PYTEST) -m "slow and not gpu and not network"
+	$(PYTEST) -m "slow and not gpu and not network and not vllm"
+
+# vLLM pins its own torch and transformers, so it lives in an environment apart. Its torch is a CPU
+# build, for which PIP_FLAGS has to name an index where pip does not know one. A host with a GPU
+# and vLLM installed needs none of this: make test-vllm VLLM_PYTHON=python
+vllm-env: $(VLLM_STAMP)
+
+$(VLLM_STAMP): constraints-vllm.txt
+	$(PYTHON) -m venv .vllm-env
+	.vllm-env/bin/python -m pip install $(PIP_FLAGS) --no-deps -r constraints-vllm.txt
+	@touch $@
+
+ifeq ($(VLLM_PYTHON),.vllm-env/bin/python)
+test-vllm: vllm-env
+endif
+test-vllm: setup
+	ZS_VLLM_PYTHON=$(VLLM_PYTHON) $(PYTEST) -m vllm
 
 bench: setup
 	@for script in $(BENCHMARKS); do echo "$$script"; $(BIN)/python $$script || exit 1; done

@@ -135,7 +135,7 @@ class ZeroSearchEnv(gym.Env[str, str]):
     | argument | default | meaning |
     |---|---|---|
     | `questions` | "miniwiki" | a name (below), a JSONL or parquet file, or records |
-    | `engine` | "simulator" | "simulator", "world", "bm25", "empty", or an object (below) |
+    | `engine` | "simulator" | a name, "simulator:" or "vllm:" and a model, or an object (below) |
     | `split` | "train" | where questions come from: "train", "validation", "test" |
     | `top_k` | 3 | documents a search brings |
     | `max_turns` | 6 | actions an episode lasts at most |
@@ -174,6 +174,13 @@ class ZeroSearchEnv(gym.Env[str, str]):
     `search(requests)`, which returns a list of `Document`s for each `SearchRequest`. One that
     fails, or returns anything else, raises `SearchEngineError` from `step`. Whatever raises in a
     step, the turn can then be tried again.
+
+    Other language models are named by their place: "simulator:<folder or hub id>" runs one in
+    this process and "vllm:<folder or hub id>" does so with vLLM (extra `vllm`);
+    "simulator:http://host:8000/v1#model" asks any OpenAI-compatible server (extra `remote`), with
+    the API key in the environment variable `ZS_API_KEY` if it wants one. Several servers are
+    written with commas between their URLs and take turns; the model may be left out where a
+    server has only one.
 
     `get_state()` returns where the environment stands as plain data, and `set_state(state)` goes
     back there, in this environment or in another one built alike: for tree search, and for tests.

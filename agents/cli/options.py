@@ -17,7 +17,7 @@ from tyro.conf import arg
 from agents.cli.checks import check_at_least
 from zs_env.random import derive
 from zs_env.search.engine import SearchEngine
-from zs_env.search.registry import ENGINES, make_engine
+from zs_env.search.registry import ENGINES, make_engine, names_engine
 from zs_env.settings import Settings
 from zs_env.task.question_sets import NAMES, QuestionSet
 from zs_env.task.questions import Question
@@ -32,7 +32,10 @@ EngineName = Annotated[
     arg(
         metavar="ENGINE",
         help="What answers queries: simulator (a language model), world (exact facts), bm25 (an "
-        "index over its sentences), empty (finds nothing), or an import path module:attribute.",
+        "index over its sentences), empty (finds nothing), simulator:FOLDER or simulator:HUB_ID "
+        "(another model), simulator:http://HOST:PORT/v1#MODEL (one on an OpenAI-compatible "
+        "server; its key in ZS_API_KEY), vllm:FOLDER (one in vLLM), or an import path "
+        "module:attribute.",
     ),
 ]
 PolicyName = Annotated[
@@ -69,15 +72,15 @@ def load_engine(name: str) -> SearchEngine:
     """Return the engine that `--engine` names, built.
 
     Args:
-        name: A registered name, or `module:attribute`: an engine, or a class or function that
-            returns one without arguments. The current folder can be imported from.
+        name: What `make_engine` knows by name, or `module:attribute`: an engine, or a class or
+            function that returns one without arguments. The current folder can be imported from.
 
     Raises:
         ValueError: If it is neither.
         TypeError: If the attribute is no engine.
         FileNotFoundError: If the engine's model is missing.
     """
-    if name in ENGINES:
+    if names_engine(name):
         return make_engine(name)
     module, separator, attribute = name.partition(":")
     if not separator:

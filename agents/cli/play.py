@@ -56,7 +56,7 @@ class Play:
         """Play until the questions or the player's input end."""
         console = Console(highlight=False)
         with usage_errors():
-            if self.engine == "simulator":
+            if self.engine.startswith("simulator"):
                 use_threads(self.threads)
             env, questions = prepare(self)
         console.print(RULES, markup=False)

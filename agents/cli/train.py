@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -104,7 +105,9 @@ class Train:
         """The run's folder, with the placeholders of the default filled in."""
         text = self.out
         for name in ("algorithm", "engine", "seed"):
-            text = text.replace(f"{{{name}}}", str(getattr(self, name)))
+            # An engine may be a path or a URL, whose slashes would make folders.
+            value = re.sub(r"[^\w.-]+", "-", str(getattr(self, name)))
+            text = text.replace(f"{{{name}}}", value)
         return Path(text)
 
     def run(self) -> None:

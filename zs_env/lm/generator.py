@@ -13,6 +13,10 @@ from enum import StrEnum
 from typing import Protocol
 
 
+class LanguageModelError(RuntimeError):
+    """A language model could not answer; the message names it, how often it was tried, and why."""
+
+
 class FinishReason(StrEnum):
     """Why a completion ended."""
 
@@ -99,5 +103,10 @@ class TextGenerator(Protocol):
     def complete(
         self, prompts: Sequence[str], seeds: Sequence[int], params: SamplingParams
     ) -> list[str]:
-        """Return the continuation of each prompt, in order."""
+        """Return the continuation of each prompt, in order.
+
+        Raises:
+            ValueError: If a prompt is known not to fit into the model's context.
+            LanguageModelError: If the model could not answer; never a text about an error.
+        """
         ...

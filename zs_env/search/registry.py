@@ -1,4 +1,4 @@
-"""Search engines by name, built on first use and once a process."""
+"""Search engines by name, or by scheme and place, built on first use and once a process."""
 
 from __future__ import annotations
 
@@ -45,19 +45,81 @@ ENGINES: Final[dict[str, Callable[[], SearchEngine]]] = {
 }
 
 
+def _open_simulator(place: str) -> SearchEngine:
+    from zs_env.search.simulator import SimulatedSearchEngine
+
+    urls, model = read_servers(place)
+    if urls:
+        from zs_env.lm.openai import OpenAIGenerator
+
+        return SimulatedSearchEngine(OpenAIGenerator(urls, model))
+    from zs_env.lm.transformers import TransformersLM
+
+    return SimulatedSearchEngine(TransformersLM.from_pretrained(place))
+
+
+def _open_vllm(place: str) -> SearchEngine:
+    from zs_env.lm.vllm import VLLMGenerator
+    from zs_env.search.simulator import SimulatedSearchEngine
+
+    return SimulatedSearchEngine(VLLMGenerator.from_pretrained(place))
+
+
+SCHEMES: Final[dict[str, Callable[[str], SearchEngine]]] = {
+    "simulator": _open_simulator,
+    "vllm": _open_vllm,
+}
+"""Engines written `scheme:place`, where the place says which model, and perhaps on which server."""
+
+
+def read_servers(place: str) -> tuple[tuple[str, ...], str | None]:
+    """Return the base URLs in a place like `http://a:8000/v1,http://b:8000/v1#model`, and `model`.
+
+    The model may be missing, and is None then; a place that is a folder or hub id has no URLs.
+
+    Raises:
+        ValueError: If a URL is none, or has a password or query.
+
+    Example:
+        >>> read_servers("http://localhost:8000/v1#sim"), read_servers("runs/simulator")
+        ((('http://localhost:8000/v1',), 'sim'), ((), None))
+    """
+    if not place.startswith(("http://", "https://")):
+        return (), None
+    from zs_env.remote.endpoints import check_base_urls
+
+    urls, _, model = place.partition("#")
+    return check_base_urls(urls.split(",")), model or None
+
+
+def names_engine(text: str) -> bool:
+    """Return whether `text` is an engine's name, or a scheme and a place.
+
+    Raises:
+        ValueError: If the place is a server whose URL cannot be one.
+    """
+    if text in ENGINES:
+        return True
+    scheme, _, place = text.partition(":")
+    if scheme not in SCHEMES or not place:
+        return False
+    read_servers(place)
+    return True
+
+
 def check_engine(engine: str | SearchEngine) -> None:
     """Check that `make_engine` will accept `engine`, without building anything.
 
     Raises:
-        ValueError: If it is a name that no engine has.
+        ValueError: If it is a name that no engine has, or a URL that cannot be one.
         TypeError: If it is anything else without a `search` method, or a class.
     """
     if isinstance(engine, str):
-        if engine in ENGINES:
+        if names_engine(engine):
             return
     elif callable(getattr(engine, "search", None)) and not isinstance(engine, type):
         return
-    known = ", ".join(ENGINES)
+    known = ", ".join([*ENGINES, *(f"{scheme}:<place>" for scheme in SCHEMES)])
     error = ValueError if isinstance(engine, str) else TypeError
     raise error(f"`engine` must be {known} or an object with a search method, got {engine!r}")
 
@@ -67,12 +129,18 @@ def make_engine(engine: str | SearchEngine) -> SearchEngine:
 
     Args:
         engine: "simulator" (the shipped language model), "world" (exact documents of the tiny
-            world), "bm25" (an index over the tiny world's articles), "empty" (finds nothing), or
-            any object with a `search` method.
+            world), "bm25" (an index over the tiny world's articles), "empty" (finds nothing);
+            "simulator:<folder or hub id>" (another language model in this process),
+            "simulator:<URL>#<model>" (one on an OpenAI-compatible server, or on several with
+            commas between their URLs; the model may be left out where there is only one),
+            "vllm:<folder or hub id>" (one in vLLM in this process); or any object with a `search`
+            method.
 
     Raises:
-        ValueError: If it is a name that no engine has.
+        ValueError: If it is a name that no engine has, or a URL that cannot be one.
         TypeError: If it is anything else without a `search` method, or a class.
+        ImportError: If it needs an extra that is not installed.
+        OSError: If there is no model at the place.
     """
     check_engine(engine)
     return _build_once(engine) if isinstance(engine, str) else engine
@@ -80,7 +148,10 @@ def make_engine(engine: str | SearchEngine) -> SearchEngine:
 
 @cache
 def _build_once(name: str) -> SearchEngine:
-    return ENGINES[name]()
+    if name in ENGINES:
+        return ENGINES[name]()
+    scheme, _, place = name.partition(":")
+    return SCHEMES[scheme](place)
 
 
 def search_all(

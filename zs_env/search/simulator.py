@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from zs_env.lm.generator import SamplingParams, TextGenerator
+from zs_env.lm.generator import LanguageModelError, SamplingParams, TextGenerator
 from zs_env.search.engine import Document, SearchEngineError, SearchRequest
 from zs_env.search.prompts import parse_documents, tuned_prompt
 
@@ -44,7 +44,8 @@ class SimulatedSearchEngine:
         """Return what the model writes: at most `top_k` distinct documents a request.
 
         Raises:
-            SearchEngineError: If a question is too long for the model.
+            SearchEngineError: If a question is too long for the model, or the model's server
+                does not answer.
         """
         return [
             parse_documents(reply, request.top_k)
@@ -55,7 +56,7 @@ class SimulatedSearchEngine:
         """Return what the model writes, word for word: `search` is what is read from that.
 
         Raises:
-            SearchEngineError: If a question is too long for the model.
+            SearchEngineError: As `search`.
         """
         if not requests:
             return []
@@ -67,6 +68,8 @@ class SimulatedSearchEngine:
         except ValueError as error:
             # An empty reply would be silent noise: what cannot be asked is an error.
             raise SearchEngineError(f"the simulator cannot be asked: {error}") from error
+        except LanguageModelError as error:
+            raise SearchEngineError(f"the simulator failed: {error}") from error
 
 
 def load_default_simulator() -> SimulatedSearchEngine:

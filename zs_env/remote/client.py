@@ -1,0 +1,379 @@
+"""A client that gets an answer to every request or says why not, within a bounded time.
+
+A batch of requests goes out concurrently over reused connections. What a server may do better the
+next time (refused and torn connections, time-outs, 429 and 5xx, replies that make no sense) is
+tried again, at another server if there is a healthy one; what it refuses (other 4xx) is not. Every
+reply is read whole and checked before it counts, so that a request has one answer or none, however
+often it was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import random
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from urllib.parse import urljoin
+
+from zs_env.remote.endpoints import Endpoint, Pool, check_base_urls
+from zs_env.remote.failures import RemoteError, TryError
+from zs_env.remote.limits import Limits, retry_after
+from zs_env.remote.loop_thread import LoopThread
+
+try:
+    import httpx
+except ImportError as error:
+    raise ImportError("asking a server needs httpx: pip install 'zs-env[remote]'") from error
+
+P = TypeVar("P")
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+_KEEP_ALIVE_SECONDS = 2.0
+"""Below the 5 s after which uvicorn closes idle connections: one of both has to be first."""
+
+_RETRIED_STATUSES = frozenset({408, 409, 425, 429})
+_NO_SUCH_PAGE = frozenset({404, 405, 501})
+_EXCERPT_LENGTH = 200
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+@dataclass(frozen=True, slots=True)
+class Probe(Generic[P]):
+    """A server's health check, which also tells what it is.
+
+    Attributes:
+        path: What to GET, relative to the base URL.
+        read: From the JSON reply, or None where the server has no such page, to what is known of
+            the server; raises like `Call.read`.
+    """
+
+    path: str
+    read: Callable[[Any], P]
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[P, T]):
+    """One request.
+
+    Attributes:
+        path: Where to POST, relative to the base URL.
+        body: From what the probe found to the JSON body; None means that nothing has to be asked.
+        read: From the same and the JSON reply (None if nothing was asked) to the answer. A reply
+            that makes no sense raises LookupError, TypeError or ValueError and is asked for again.
+    """
+
+    path: str
+    body: Callable[[P], Mapping[str, Any] | None]
+    read: Callable[[P, Any], T]
+
+
+class RemoteClient(Generic[P]):
+    """Asks one server, or several that do the same.
+
+    It may be used from any thread, from inside a running event loop, and after a fork.
+    """
+
+    def __init__(
+        self,
+        base_urls: str | Sequence[str],
+        probe: Probe[P],
+        limits: Limits,
+        api_key_variable: str | None = None,
+    ) -> None:
+        """Set up the client; nothing is asked and no key is read before the first call.
+
+        Args:
+            base_urls: The servers; calls take those that are healthy in turn.
+            probe: Their health check, made before a server's first call and after its failures.
+            limits: Bounds in time, tries and size.
+            api_key_variable: Environment variable with the bearer token that all of them get;
+                None, or a variable that is not set, means none.
+
+        Raises:
+            ValueError: If a URL is none.
+        """
+        self.base_urls, self.limits = check_base_urls(base_urls), limits
+        self._probe, self._api_key_variable = probe, api_key_variable
+        self._lock = threading.Lock()
+        self._running: _Running[P] | None = None
+
+    def call_all(self, calls: Sequence[Call[P, T]]) -> list[T]:
+        """Return the answer to each call, in order.
+
+        Raises:
+            RemoteError: If one was not answered; the others are then given up.
+            ValueError: If the environment variable holds what cannot be an API key.
+        """
+        if not calls:
+            return []
+        running = self._start()
+        return running.thread.run(running.connections.answer_all(calls))
+
+    def close(self) -> None:
+        """Close all connections; a later call opens new ones."""
+        with self._lock:
+            running, self._running = self._running, None
+        if running is not None:
+            running.finalizer()
+
+    def _start(self) -> _Running[P]:
+        with self._lock:
+            if self._running is None or self._running.pid != os.getpid():
+                self._running = self._run()
+            return self._running
+
+    def _run(self) -> _Running[P]:
+        key = _read_key(self._api_key_variable)
+        connections = _Connections(self.base_urls, self._probe, self.limits, key)
+        thread = LoopThread(connections.close)
+        finalizer = weakref.finalize(self, thread.stop)
+        return _Running(os.getpid(), thread, connections, finalizer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Running(Generic[P]):
+    """What a process holds while it uses a client."""
+
+    pid: int
+    thread: LoopThread
+    connections: _Connections[P]
+    finalizer: weakref.finalize[..., Any]
+
+
+def _read_key(variable: str | None) -> str:
+    """Return the API key, or an empty text; no message ever holds it."""
+    key = os.environ.get(variable, "").strip() if variable else ""
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        # The HTTP library would say the same with the key in its message.
+        raise ValueError(f"`{variable}` must hold an API key: printable ASCII without spaces")
+    return key
+
+
+@dataclass(slots=True)
+class _Progress:
+    """One call on its way: how often it was tried, and what went wrong last."""
+
+    deadline: float
+    num_tries: int = 0
+    reason: str = ""
+
+
+class _Connections(Generic[P]):
+    """The asynchronous half of a client; everything here runs in its loop's thread."""
+
+    def __init__(self, urls: Sequence[str], probe: Probe[P], limits: Limits, key: str) -> None:
+        self._probe, self._limits, self._key = probe, limits, key
+        self._pool = Pool[P](urls)
+        self._slots = asyncio.Semaphore(limits.max_concurrency)
+        self._random = random.Random()  # jitter has to differ between processes: no seed
+        self._http = httpx.AsyncClient(
+            headers=_headers(key),
+            timeout=httpx.Timeout(None, connect=limits.connect_timeout),
+            limits=httpx.Limits(
+                max_connections=limits.max_concurrency + len(urls),  # a probe needs no slot
+                keepalive_expiry=_KEEP_ALIVE_SECONDS,
+            ),
+            # A proxy of the environment cannot reach this machine's own loopback.
+            mounts={f"all://{host}": None for host in _LOOPBACK},
+        )
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def answer_all(self, calls: Sequence[Call[P, T]]) -> list[T]:
+        deadline = _now() + self._limits.deadline
+        tasks = [asyncio.create_task(self._answer(call, _Progress(deadline))) for call in calls]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer(self, call: Call[P, T], progress: _Progress) -> T:
+        try:
+            async with asyncio.timeout_at(progress.deadline):
+                return await self._until_answered(call, progress)
+        except TimeoutError:
+            reason = progress.reason or self._pool.last_failure or "no reply"
+        late = f"the deadline of {self._limits.deadline:g} s passed; last: {reason}"
+        raise RemoteError(self._pool.urls, progress.num_tries, late)
+
+    async def _until_answered(self, call: Call[P, T], progress: _Progress) -> T:
+        while True:
+            try:
+                async with self._slots:
+                    return await self._try(call, progress)
+            except TryError as error:
+                failure = error
+            # Not in the clause above: as context of the last error it would show what was replied.
+            await asyncio.sleep(self._pause(failure, progress))
+
+    async def _try(self, call: Call[P, T], progress: _Progress) -> T:
+        """Ask the server whose turn it is once, unless all have asked to be left alone."""
+        # Chosen only now that there is a slot: since the last choice a server may have closed.
+        endpoint = self._pool.choose(_now())
+        if endpoint.closed_until > _now():
+            raise TryError(endpoint.last_failure)
+        progress.num_tries += 1
+        try:
+            answer = await self._ask(endpoint, call)
+        except TryError as failure:
+            progress.reason = f"{endpoint.url}: {self._without_key(failure.reason)}"
+            self._note_failure(endpoint, failure, progress.reason)
+            raise
+        self._note_success(endpoint)
+        return answer
+
+    async def _ask(self, endpoint: Endpoint[P], call: Call[P, T]) -> T:
+        facts = await self._check(endpoint)
+        body = call.body(facts)
+        if body is None:
+            return call.read(facts, None)
+        url = urljoin(f"{endpoint.url}/", call.path)
+        reply = _read_json(*await self._exchange("POST", url, body, self._limits.try_timeout))
+        return _understood(lambda: call.read(facts, reply))
+
+    async def _check(self, endpoint: Endpoint[P]) -> P:
+        """Return what the server is, from a health check that all who wait for it share."""
+        if endpoint.check is None:
+            endpoint.check = asyncio.create_task(self._probe_once(endpoint.url))
+            endpoint.check.add_done_callback(_retrieve)
+        return await asyncio.shield(endpoint.check)
+
+    async def _probe_once(self, base_url: str) -> P:
+        url, timeout = urljoin(f"{base_url}/", self._probe.path), self._limits.probe_timeout
+        response, content = await self._exchange("GET", url, None, timeout)
+        missing = response.status_code in _NO_SUCH_PAGE
+        reply = None if missing else _read_json(response, content)
+        return _understood(lambda: self._probe.read(reply))
+
+    async def _exchange(
+        self, method: str, url: str, body: Mapping[str, Any] | None, timeout: float
+    ) -> tuple[httpx.Response, bytes]:
+        """Send one request and read the whole reply.
+
+        Raises:
+            TryError: If there is no whole reply in time, or it is too long.
+        """
+        # Escaped to ASCII, so that lone surrogates can be sent too.
+        content = None if body is None else json.dumps(body).encode()
+        try:
+            async with (
+                asyncio.timeout(timeout),
+                self._http.stream(method, url, content=content) as response,
+            ):
+                return response, await self._read_body(response)
+        except TimeoutError:
+            reason = f"no whole reply within {timeout:g} s"
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        raise TryError(reason)
+
+    async def _read_body(self, response: httpx.Response) -> bytes:
+        content = bytearray()
+        async for chunk in response.aiter_raw():
+            content += chunk
+            if len(content) > self._limits.max_reply_bytes:
+                size = self._limits.max_reply_bytes
+                raise TryError(f"a reply of more than {size} bytes")
+        return bytes(content)
+
+    def _note_failure(self, endpoint: Endpoint[P], failure: TryError, reason: str) -> None:
+        if endpoint.check is not None and endpoint.check.done():
+            endpoint.check = None  # it may come back as another model
+        if failure.is_final:
+            return
+        now = _now()
+        if not endpoint.last_failure:
+            _log.warning("%s; trying again", reason)
+        endpoint.last_failure = reason
+        endpoint.rests_until = now + self._limits.cool_down
+        endpoint.closed_until = max(endpoint.closed_until, now + failure.retry_after)
+
+    def _note_success(self, endpoint: Endpoint[P]) -> None:
+        if endpoint.last_failure:
+            _log.info("%s answers again", endpoint.url)
+        endpoint.rests_until, endpoint.last_failure = 0.0, ""
+
+    def _pause(self, failure: TryError, progress: _Progress) -> float:
+        """Return the seconds to wait before the next try.
+
+        Raises:
+            RemoteError: If there is to be none.
+        """
+        now, limits = _now(), self._limits
+        if failure.is_final or progress.num_tries >= limits.max_tries:
+            raise RemoteError(self._pool.urls, progress.num_tries, progress.reason)
+        closed = self._pool.opens_in(now)
+        if closed and now + closed > progress.deadline:
+            reason = progress.reason or failure.reason
+            late = f"{reason}; it asks to wait {closed:.0f} s, beyond the deadline"
+            raise RemoteError(self._pool.urls, progress.num_tries, late)
+        if closed:
+            return closed + limits.first_delay * self._random.random()
+        if self._pool.has_healthy(now):
+            return 0.0
+        return limits.backoff(max(progress.num_tries, 1), self._random.random())
+
+    def _without_key(self, text: str) -> str:
+        """Return a text in one short line, without the API key, which a server may repeat."""
+        shown = text.replace(self._key, "[API key]") if self._key else text
+        line = " ".join(shown.split())
+        return line if len(line) <= _EXCERPT_LENGTH else f"{line[:_EXCERPT_LENGTH]}…"
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _headers(key: str) -> dict[str, str]:
+    # Uncompressed, so that the bound on a reply's size holds for what it unpacks to.
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+    return headers | ({"Authorization": f"Bearer {key}"} if key else {})
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at a task's error, which asyncio else logs if everybody who waited has gone."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _read_json(response: httpx.Response, content: bytes) -> Any:
+    """Return the JSON value of a reply.
+
+    Raises:
+        TryError: If its status is an error, or it is not JSON.
+    """
+    status = response.status_code
+    if not 200 <= status < 300:
+        raise TryError(
+            f"HTTP {status}: {content[: 20 * _EXCERPT_LENGTH].decode(errors='replace')}",
+            is_final=status < 500 and status not in _RETRIED_STATUSES,
+            retry_after=retry_after(response.headers.get("Retry-After")),
+        )
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        start = content[: 20 * _EXCERPT_LENGTH].decode(errors="replace")
+        raise TryError(f"a reply that is not JSON: {start}") from None
+
+
+def _understood(read: Callable[[], T]) -> T:
+    """Return what `read` makes of a reply.
+
+    Raises:
+        TryError: If that is nothing.
+    """
+    try:
+        return read()
+    except (LookupError, TypeError, ValueError) as error:
+        raise TryError(f"a reply that makes no sense: {type(error).__name__}: {error}") from None

@@ -1,0 +1,107 @@
+"""Several servers that do the same: whose turn it is, and who is to be left alone for now.
+
+Times are seconds of one monotonic clock, which the caller reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+from urllib.parse import urlsplit
+
+P = TypeVar("P")
+
+
+def check_base_urls(urls: str | Sequence[str]) -> tuple[str, ...]:
+    """Return base URLs, without a slash at the end.
+
+    Args:
+        urls: One or more, http or https, with nothing secret in them.
+
+    Raises:
+        ValueError: If there is none, or one is more or less than scheme, host, port and path.
+
+    Example:
+        >>> check_base_urls("http://localhost:8000/v1/")
+        ('http://localhost:8000/v1',)
+    """
+    found = tuple(_check_base_url(url) for url in ([urls] if isinstance(urls, str) else urls))
+    if not found:
+        raise ValueError("`base_urls` must name at least one server, got none")
+    return found
+
+
+def _check_base_url(url: str) -> str:
+    wanted = "`base_urls` must be like http://host:port/v1"
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"{wanted}: {error}") from None
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        # The URL is not repeated: whatever is left out here may be a secret.
+        raise ValueError(f"{wanted}, without user, password, query or fragment")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{wanted}, got {url!r}")
+    return url.rstrip("/")
+
+
+@dataclass(slots=True, eq=False)
+class Endpoint(Generic[P]):
+    """One server.
+
+    Attributes:
+        url: Its base URL.
+        check: The health check that says what the server is; None means that one is due.
+        rests_until: It failed, so that it is avoided until then while another is healthy.
+        closed_until: It asked not to be called before then.
+        last_failure: What went wrong last; empty once it answers again.
+    """
+
+    url: str
+    check: asyncio.Task[P] | None = None
+    rests_until: float = 0.0
+    closed_until: float = 0.0
+    last_failure: str = ""
+
+    def is_healthy(self, now: float) -> bool:
+        """Return whether it neither failed lately nor asked to be left alone."""
+        return max(self.rests_until, self.closed_until) <= now
+
+
+class Pool(Generic[P]):
+    """The servers, taken in turn."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        """Begin with all of them healthy."""
+        self._endpoints = deque(Endpoint[P](url) for url in urls)
+
+    @property
+    def urls(self) -> str:
+        """All base URLs, as one text."""
+        return ", ".join(sorted(endpoint.url for endpoint in self._endpoints))
+
+    @property
+    def last_failure(self) -> str:
+        """What went wrong last, at any server that has not answered since; may be empty."""
+        return next((e.last_failure for e in self._endpoints if e.last_failure), "")
+
+    def choose(self, now: float) -> Endpoint[P]:
+        """Return the next healthy server in turn; if there is none, the first to be one again."""
+        for _ in range(len(self._endpoints)):
+            endpoint = self._endpoints[0]
+            self._endpoints.rotate(-1)
+            if endpoint.is_healthy(now):
+                return endpoint
+        return min(self._endpoints, key=lambda e: (max(e.closed_until, now), e.rests_until))
+
+    def has_healthy(self, now: float) -> bool:
+        """Return whether any server is healthy."""
+        return any(endpoint.is_healthy(now) for endpoint in self._endpoints)
+
+    def opens_in(self, now: float) -> float:
+        """Return the seconds until some server may be called at all; 0 if one may be now."""
+        return max(0.0, min(endpoint.closed_until for endpoint in self._endpoints) - now)
