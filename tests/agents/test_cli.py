@@ -49,6 +49,8 @@ MISTAKES = {
     "evaluate --episodes {tmp}": "`episodes` must be a file that can be written, .* a folder",
     "evaluate --threads -1": "`threads` must be at least 0, got -1",
     "play --noise -0.1": r"`noise` must be a probability in \[0, 1\], got -0.1",
+    "play --engine simulator:{tmp}/none": "none",
+    "play --engine simulator:http://me:secret@host/v1": "`base_urls` must be like [^@]*$",
     "play --engine google": "`engine` must be simulator, .*module:attribute, got 'google'",
     "play --max-turns 0": "`max_turns` must be an integer of at least 1, got 0",
     "demo --steps 0": "`steps` must be at least 1, got 0",

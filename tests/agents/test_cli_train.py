@@ -124,3 +124,8 @@ def test_run_goes_on_from_a_run_folder_and_replaces_it(tmp_path: Path) -> None:
     assert len(read_metrics(out)) == 1
     assert len(list((out / "tensorboard").iterdir())) == 1
     assert not [key for key in read_metrics(out)[0] if key.startswith("eval/")]
+
+
+def test_engine_that_is_a_url_makes_one_folder_of_runs() -> None:
+    config = Train(engine="simulator:http://localhost:8000/v1#model")
+    assert config.out_dir == Path("runs/grpo-simulator-http-localhost-8000-v1-model-seed0")

@@ -14,10 +14,12 @@ import json
 import logging
 import os
 import random
+import ssl
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Generic, TypeVar
 from urllib.parse import urljoin
 
@@ -176,6 +178,7 @@ class _Connections(Generic[P]):
         self._random = random.Random()  # jitter has to differ between processes: no seed
         self._http = httpx.AsyncClient(
             headers=_headers(key),
+            verify=_tls_context(),
             timeout=httpx.Timeout(None, connect=limits.connect_timeout),
             limits=httpx.Limits(
                 max_connections=limits.max_concurrency + len(urls),  # a probe needs no slot
@@ -333,6 +336,11 @@ class _Connections(Generic[P]):
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    return httpx.create_ssl_context()  # reads all certificates, which takes a while
 
 
 def _headers(key: str) -> dict[str, str]:

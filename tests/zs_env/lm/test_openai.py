@@ -4,10 +4,12 @@ import asyncio
 import copy
 import itertools
 import logging
+import multiprocessing
 import pickle
 import threading
 import time
 import traceback
+import warnings
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
@@ -18,7 +20,9 @@ from zs_env.lm.generator import FinishReason, LanguageModelError, SamplingParams
 from zs_env.lm.openai import API_KEY_VARIABLE, OpenAIGenerator
 from zs_env.remote.limits import Limits
 from zs_env.search.engine import Document, SearchEngineError, SearchRequest
+from zs_env.search.registry import make_engine
 from zs_env.search.simulator import SimulatedSearchEngine
+from zs_env.vector_env import ZeroSearchVectorEnv
 
 # Short pauses, but time-outs that a busy machine does not reach by itself.
 FAST = Limits(
@@ -261,6 +265,27 @@ def test_copy_asks_the_same_server_in_the_same_way(duplicate, make, make_server,
         assert other.complete(PROMPTS, SEEDS, PARAMS) == expected
         assert repr(other) == repr(generator)
     assert server.requests[-1].body["min_tokens"] == 2
+
+
+def test_generator_goes_on_after_a_fork(make, make_server, expected):
+    server = make_server()
+    generator = make(server)
+    generator.complete(PROMPTS, SEEDS, PARAMS)
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=_complete_all, args=(generator, queue))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads and forks, newer Pythons
+        child.start()
+    found = queue.get()
+    child.join(30)
+    assert (found, child.exitcode) == (expected, 0)
+    assert generator.complete(PROMPTS, SEEDS, PARAMS) == expected
+
+
+def _complete_all(generator, queue):
+    queue.put(generator.complete(PROMPTS, SEEDS, PARAMS))
+    generator.close()
 
 
 def test_closed_generator_opens_again(make, make_server, expected):
@@ -526,3 +551,49 @@ def test_simulator_never_makes_a_document_of_an_error(fault, make, make_server):
     with pytest.raises(SearchEngineError, match=rf"the simulator failed: .*{server.url}") as caught:
         engine.search([SearchRequest("q")])
     assert isinstance(caught.value.__cause__, LanguageModelError)
+
+
+def test_engine_named_by_urls_asks_both_servers(make_server, monkeypatch):
+    monkeypatch.setenv(API_KEY_VARIABLE, KEY)
+    servers = [make_server(models=("a", "b")) for _ in range(2)]
+    engine = make_engine(f"simulator:{servers[0].url},{servers[1].url}#b")
+    assert engine.search([SearchRequest("q")] * 4) != []
+    assert [len(server.requests) for server in servers] == [2, 2]
+    assert servers[0].requests[0].body["model"] == "b"
+    assert servers[0].requests[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
+def test_environment_loses_no_episode_to_a_server_that_restarts(make, make_server):
+    server = make_server(plan=lambda request: ("slow", 0.05), text=lambda body: "Doc 1: one")
+    engine = SimulatedSearchEngine(make(server, limits=replace(FAST, max_tries=1000)))
+    env = ZeroSearchVectorEnv(num_envs=8, engine=engine)
+    env.reset(seed=0)
+
+    def crash():
+        while not server.requests:
+            time.sleep(0.005)
+        server.die()
+        time.sleep(0.5)
+        server.come_back()
+
+    crashing = threading.Thread(target=crash)
+    crashing.start()
+    _, _, terminated, truncated, infos = env.step(["<search>who</search>"] * 8)
+    crashing.join()
+    assert not (terminated | truncated).any()
+    assert infos["num_searches"].tolist() == [1] * 8
+    assert infos["turn"].tolist() == [1] * 8
+    assert all(documents == (Document("one"),) for documents in infos["documents"])
+
+
+def test_failed_step_can_be_repeated_once_the_server_is_back(make, make_server):
+    server = make_server(text=lambda body: "Doc 1: one")
+    engine = SimulatedSearchEngine(make(server, limits=replace(FAST, deadline=0.5)))
+    env = ZeroSearchVectorEnv(num_envs=2, engine=engine)
+    env.reset(seed=0)
+    server.die()
+    with pytest.raises(SearchEngineError, match="the simulator failed"):
+        env.step(["<search>who</search>"] * 2)
+    server.come_back()
+    *_, infos = env.step(["<search>who</search>"] * 2)
+    assert infos["num_searches"].tolist() == [1, 1]

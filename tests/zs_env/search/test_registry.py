@@ -1,9 +1,13 @@
 """Engines by name, and the seam at which an engine's reply is trusted or not."""
 
+import sys
+
 import pytest
 
+from zs_env.lm.transformers import TransformersLM
+from zs_env.models import model_folder
 from zs_env.search.engine import Document, SearchEngineError, SearchRequest
-from zs_env.search.registry import ENGINES, check_engine, make_engine, search_all
+from zs_env.search.registry import ENGINES, check_engine, make_engine, names_engine, search_all
 
 REQUEST = SearchRequest("who")
 
@@ -80,3 +84,51 @@ def test_named_engines_are_shared_and_objects_are_themselves():
         check_engine(name)
     with pytest.raises(ValueError, match=r"`engine` must be .*, got 'google'"):
         make_engine("google")
+
+
+REQUESTS = [SearchRequest("who founded it", "Who founded it?", ("Someone",), seed=3)]
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "world",
+        "simulator",
+        "simulator:some/folder",
+        "simulator:http://localhost:8000/v1",
+        "simulator:http://localhost:8000/v1#model",
+        "simulator:https://a/v1,http://b/v1#org/model",
+        "vllm:some/folder",
+    ],
+)
+def test_engine_by_name_or_place_is_known_and_not_built(engine):
+    check_engine(engine)
+    assert names_engine(engine)
+    assert "vllm" not in sys.modules
+
+
+@pytest.mark.parametrize("engine", ["", ":", "simulator:", "vllm:", "world:x", "google:x"])
+def test_unknown_name_is_refused(engine):
+    assert not names_engine(engine)
+    with pytest.raises(ValueError, match=r"`engine` must be simulator, .* simulator:<place>.* got"):
+        check_engine(engine)
+
+
+@pytest.mark.parametrize("url", ["http://me:secret@host/v1", "http://host/v1?key=secret#model"])
+def test_url_with_a_secret_is_refused_and_not_repeated(url):
+    with pytest.raises(ValueError, match="`base_urls` must be") as caught:
+        check_engine(f"simulator:{url}")
+    assert "secret" not in str(caught.value)
+
+
+def test_simulator_of_a_folder_is_the_model_in_it():
+    named = make_engine(f"simulator:{model_folder('simulator')}")
+    assert named is make_engine(f"simulator:{model_folder('simulator')}")
+    assert named.search(REQUESTS) == make_engine("simulator").search(REQUESTS)
+    assert isinstance(named._generator, TransformersLM)
+
+
+def test_vllm_where_it_is_missing_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(ImportError, match=r"pip install 'zs-env\[vllm\]'"):
+        make_engine("vllm:some/folder")

@@ -1,0 +1,352 @@
+"""Both vLLM back ends with the shipped simulator, held against the one of transformers.
+
+`make test-vllm` runs these: vLLM lives in an environment of its own, whose interpreter
+`ZS_VLLM_PYTHON` names. The server is started by the module that `vllm serve` starts, because the
+repackaged CPU build has no working command of that name.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from zs_env.lm.generator import FinishReason, LanguageModelError, SamplingParams
+from zs_env.lm.openai import OpenAIGenerator
+from zs_env.lm.transformers import TransformersLM
+from zs_env.models import model_folder
+from zs_env.random import derive
+from zs_env.remote.limits import Limits
+from zs_env.search.engine import SearchEngineError, SearchRequest
+from zs_env.search.prompts import parse_documents, tuned_prompt
+from zs_env.search.registry import make_engine
+from zs_env.task.question_sets import QuestionSet
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[3]
+NUM_REQUESTS = 64
+MAX_NEW_TOKENS = 96
+EQUAL_SHARE = 0.95
+SEEDS = [derive(0, i) for i in range(NUM_REQUESTS)]
+TURNS = ["Question: who founded it?\n", "Doc 1: it was founded by"]
+START_SECONDS = 180
+STOPPED = SamplingParams(24, 0.7, (":",))
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_HOST_IP": "127.0.0.1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TORCH_COMPILE_DISABLE": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+}
+
+
+@pytest.fixture(scope="module")
+def python():
+    """Return the interpreter that has vLLM."""
+    name = os.environ.get("ZS_VLLM_PYTHON")
+    if not name:
+        pytest.skip("ZS_VLLM_PYTHON names no interpreter with vLLM: make test-vllm")
+    return str(ROOT / name) if "/" in name else name
+
+
+@pytest.fixture(scope="module")
+def requests():
+    """Return requests about test questions, every other of them for noisy documents."""
+    questions = QuestionSet("miniwiki").split("test")[:NUM_REQUESTS]
+    return [
+        SearchRequest(q.question, q.question, q.golden_answers, noisy=i % 2 == 1, seed=SEEDS[i])
+        for i, q in enumerate(questions)
+    ]
+
+
+@pytest.fixture(scope="module")
+def prompts(requests):
+    return [tuned_prompt(request) for request in requests]
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return TransformersLM.from_pretrained(model_folder("simulator"))
+
+
+@pytest.fixture(scope="module")
+def in_process(python, prompts, tmp_path_factory):
+    """Return what the back end in process says."""
+    folder = tmp_path_factory.mktemp("vllm")
+    tasks = {
+        "model": str(model_folder("simulator")),
+        "prompts": prompts,
+        "seeds": SEEDS,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "turns": TURNS,
+    }
+    (folder / "tasks.json").write_text(json.dumps(tasks))
+    program = Path(__file__).with_name("vllm_in_process.py")
+    command = [python, str(program), str(folder / "tasks.json"), str(folder / "results.json")]
+    done = subprocess.run(
+        command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads((folder / "results.json").read_text())
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_server(python, port, log):
+    """Start `vllm serve` on loopback."""
+    options = {
+        "model": str(model_folder("simulator")),
+        "served-model-name": "simulator",
+        "host": "127.0.0.1",
+        "port": str(port),
+        "dtype": "float32",
+        "max-num-seqs": "64",
+        "block-size": "32",
+        "kv-cache-memory-bytes": str(64 << 20),
+        "seed": "0",
+        "logprobs-mode": "processed_logprobs",
+        "shutdown-timeout": "20",
+    }
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
+    command += [part for name, value in options.items() for part in (f"--{name}", value)]
+    return subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdout=log, stderr=log)
+
+
+def wait_until_healthy(process, port, log):
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, Path(log.name).read_text()[-4000:]
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise TimeoutError(Path(log.name).read_text()[-4000:])
+
+
+def end(process, *, kindly=True):
+    """End a server and the processes that it started, and nothing else."""
+    family = [process.pid]
+    if process.poll() is None:
+        family += [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        process.terminate() if kindly else process.kill()
+    try:
+        process.wait(40)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
+    for pid in family[1:]:
+        if psutil.pid_exists(pid):
+            psutil.Process(pid).kill()
+
+
+@contextmanager
+def serving(python, folder):
+    """Yield (process, port) of a server that has started."""
+    port = free_port()
+    with (folder / "server.log").open("w") as log:
+        process = start_server(python, port, log)
+        try:
+            wait_until_healthy(process, port, log)
+            yield process, port
+        finally:
+            end(process)
+
+
+@pytest.fixture(scope="module")
+def port(python, tmp_path_factory):
+    with serving(python, tmp_path_factory.mktemp("server")) as (_, port):
+        yield port
+
+
+@pytest.fixture(scope="module")
+def remote(port):
+    generator = OpenAIGenerator(f"http://127.0.0.1:{port}/v1", processed_logprobs=True)
+    yield generator
+    generator.close()
+
+
+@pytest.fixture(scope="module")
+def greedy(lm, prompts):
+    """Return what transformers says."""
+    return lm.complete(prompts, SEEDS, SamplingParams(MAX_NEW_TOKENS, 0.0))
+
+
+def report_equality(name, one, other, record_property):
+    """Check that enough documents are equal, and say how many."""
+    pairs = zip(one, other, strict=True)
+    equal = sum(parse_documents(left, 3) == parse_documents(right, 3) for left, right in pairs)
+    record_property(f"equal documents, {name}", f"{equal} of {len(one)}")
+    print(f"equal documents, {name}: {equal} of {len(one)}")
+    assert equal >= EQUAL_SHARE * len(one)
+
+
+def test_greedy_documents_in_process_equal_those_of_transformers(
+    greedy, in_process, record_property
+):
+    report_equality("in process", greedy, in_process["greedy"], record_property)
+
+
+def test_greedy_documents_of_the_server_equal_those_of_transformers(
+    greedy, remote, prompts, record_property
+):
+    found = remote.complete(prompts, SEEDS, SamplingParams(MAX_NEW_TOKENS, 0.0))
+    report_equality("server", greedy, found, record_property)
+
+
+def report_repeats(name, once, again, record_property):
+    same = sum(one == other for one, other in zip(once, again, strict=True))
+    record_property(f"repeated samples, {name}", f"{same} of {len(once)}")
+    print(f"repeated samples, {name}: {same} of {len(once)}")
+    assert same >= EQUAL_SHARE * len(once)
+    assert len(set(once)) > len(once) // 2
+
+
+def test_seeded_sampling_in_process_repeats_in_another_order(in_process, record_property):
+    once, again = in_process["sampled"]
+    report_repeats("in process", once, again[::-1], record_property)
+
+
+def test_seeded_sampling_of_the_server_repeats_in_another_order(remote, prompts, record_property):
+    params = SamplingParams(MAX_NEW_TOKENS, 0.8)
+    once = remote.complete(prompts, SEEDS, params)
+    again = remote.complete(prompts[::-1], SEEDS[::-1], params)[::-1]
+    report_repeats("server", once, again, record_property)
+
+
+def test_other_seeds_give_other_samples(remote, prompts):
+    params = SamplingParams(MAX_NEW_TOKENS, 0.8)
+    noisy = prompts[1]
+    found = remote.complete([noisy] * 16, SEEDS[:16], params)
+    assert len(set(found)) > 8
+
+
+def test_ids_are_those_of_transformers(lm, in_process, remote, prompts):
+    expected = [lm.encode(prompt) for prompt in prompts]
+    assert in_process["ids"] == expected
+    assert remote.encode(prompts[0]) == expected[0]
+
+
+def test_context_is_as_long_as_that_of_transformers(lm, in_process, remote):
+    assert in_process["max_context"] == remote.max_context == lm.max_context
+
+
+def test_prompt_that_does_not_fit_is_an_error_in_process(lm, in_process):
+    with pytest.raises(ValueError, match="must be shorter") as caught:
+        lm.complete(["who " * 2000], [0], SamplingParams(4, 0.0))
+    assert in_process["too_long"] == f"ValueError: {caught.value}"
+
+
+def test_prompt_that_does_not_fit_is_an_error_of_the_server(remote):
+    with pytest.raises(LanguageModelError, match=r"1 try: .*HTTP 400.*maximum context length"):
+        remote.complete(["who " * 2000], [0], SamplingParams(4, 0.0))
+
+
+def test_prompt_that_almost_fills_the_context_is_continued_as_far_as_it_goes(lm, remote):
+    ids = (lm.encode("who founded it? ") * 300)[: lm.max_context - 3]
+    [found] = remote.complete_tokens([ids], [0], SamplingParams(8, 0.0))
+    [expected] = lm.session(1).generate([0], [ids], [0], SamplingParams(8, 0.0))
+    assert found.token_ids == expected.token_ids
+    assert found.finish_reason is FinishReason.LENGTH
+
+
+def test_full_context_gives_an_empty_completion(lm, in_process, remote):
+    [found] = remote.complete_tokens([[5] * lm.max_context], [0], SamplingParams(4, 1.0))
+    assert (found.token_ids, found.finish_reason) == ([], FinishReason.LENGTH)
+    assert in_process["full"] == {
+        "token_ids": [],
+        "logprobs": [],
+        "text": "",
+        "finish_reason": "length",
+    }
+
+
+def recomputed(lm, context, ids, temperature):
+    """Return the log-probabilities of `ids` after `context`, from one forward pass."""
+    with torch.no_grad():
+        logits = lm.model(torch.tensor([[*context, *ids]])).logits[0, len(context) - 1 : -1]
+    logprobs = torch.log_softmax(logits / temperature, -1)
+    return logprobs.gather(-1, torch.tensor(ids)[:, None])[:, 0].tolist()
+
+
+def check_session(lm, completions):
+    """Check the completions of `play_session`: contexts, log-probabilities, stops."""
+    first, second = (lm.encode(text) for text in TURNS)
+    contexts = [first, second, [*first, *completions[0]["token_ids"], *second], second]
+    assert completions[3]["token_ids"] == completions[1]["token_ids"]
+    for context, completion in zip(contexts, completions, strict=True):
+        ids = completion["token_ids"]
+        expected = recomputed(lm, context, ids, STOPPED.temperature)
+        assert completion["logprobs"] == pytest.approx(expected, abs=1e-3)
+        stopped = completion["finish_reason"] == FinishReason.STOP
+        assert stopped == (":" in completion["text"])
+    assert any(completion["finish_reason"] == FinishReason.STOP for completion in completions)
+
+
+def test_session_in_process_has_the_models_logprobs(lm, in_process):
+    check_session(lm, in_process["session"])
+
+
+def test_session_of_the_server_has_the_models_logprobs(lm, remote):
+    session = remote.session(2)
+    first, second = (lm.encode(text) for text in TURNS)
+    found = session.generate([0, 1], [first, second], [5, 6], STOPPED)
+    found += session.generate([0], [second], [7], STOPPED)
+    session.clear([1])
+    found += session.generate([1], [second], [6], STOPPED)
+    check_session(lm, [{name: getattr(c, name) for name in c.__slots__} for c in found])
+
+
+def test_global_random_numbers_are_left_alone(in_process):
+    assert in_process["random_states_are_kept"]
+
+
+def test_engine_named_by_its_url_searches_on_the_server(port, requests):
+    engine = make_engine(f"simulator:http://127.0.0.1:{port}/v1#simulator")
+    found = engine.search(requests)
+    assert sum(len(documents) == 3 for documents in found) > NUM_REQUESTS // 2
+    with pytest.raises(SearchEngineError, match=r"the simulator failed: .*HTTP 400"):
+        engine.search([SearchRequest("who", question="who " * 4000)])
+
+
+def test_server_killed_in_mid_batch_and_started_again_loses_nothing(
+    python, tmp_path, prompts, greedy
+):
+    limits = Limits(max_concurrency=8, deadline=300, longest_delay=2.0, max_tries=1000)
+    with serving(python, tmp_path) as (process, port):
+        generator = OpenAIGenerator(f"http://127.0.0.1:{port}/v1", limits=limits)
+        params, found = SamplingParams(MAX_NEW_TOKENS, 0.0), []
+        batch = prompts * 4
+        asking = threading.Thread(
+            target=lambda: found.extend(generator.complete(batch, SEEDS * 4, params))
+        )
+        asking.start()
+        time.sleep(0.5)
+        assert asking.is_alive()
+        end(process, kindly=False)
+        with (tmp_path / "again.log").open("w") as log:
+            again = start_server(python, port, log)
+            try:
+                asking.join(250)
+            finally:
+                end(again)
+                generator.close()
+    pairs = list(zip(found, greedy * 4, strict=True))
+    assert sum(one == other for one, other in pairs) >= EQUAL_SHARE * len(pairs)
