@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -67,7 +67,7 @@ def requests():
     """Return requests about test questions, every other of them for noisy documents."""
     questions = QuestionSet("miniwiki").split("test")[:NUM_REQUESTS]
     return [
-        SearchRequest(q.question, q.question, q.golden_answers, noisy=i % 2 == 1, seed=SEEDS[i])
+        SearchRequest(q.text, q.text, q.golden_answers, noisy=i % 2 == 1, seed=SEEDS[i])
         for i, q in enumerate(questions)
     ]
 
@@ -143,18 +143,20 @@ def wait_until_healthy(process, port, log):
 
 def end(process, *, kindly=True):
     """End a server and the processes that it started, and nothing else."""
-    family = [process.pid]
+    children = []
     if process.poll() is None:
-        family += [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        children = psutil.Process(process.pid).children(recursive=True)
         process.terminate() if kindly else process.kill()
     try:
         process.wait(40)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(10)
-    for pid in family[1:]:
-        if psutil.pid_exists(pid):
-            psutil.Process(pid).kill()
+    for child in children:
+        # Python's own tracker ends by itself, once it has unlinked what the others left.
+        with suppress(psutil.NoSuchProcess):
+            if "resource_tracker" not in " ".join(child.cmdline()):
+                child.kill()
 
 
 @contextmanager
