@@ -323,8 +323,8 @@ class _Connections(Generic[P]):
             raise RemoteError(self._pool.urls, progress.num_tries, late)
         if closed:
             return closed + limits.first_delay * self._random.random()
-        if self._pool.has_healthy(now):
-            return 0.0
+        if progress.num_tries % len(self._pool) and self._pool.has_healthy(now):
+            return 0.0  # to another server at once, but not round and round without a pause
         return limits.backoff(max(progress.num_tries, 1), self._random.random())
 
     def _without_key(self, text: str) -> str:

@@ -79,6 +79,10 @@ class Pool(Generic[P]):
         """Begin with all of them healthy."""
         self._endpoints = deque(Endpoint[P](url) for url in urls)
 
+    def __len__(self) -> int:
+        """Return the number of servers."""
+        return len(self._endpoints)
+
     @property
     def urls(self) -> str:
         """All base URLs, as one text."""

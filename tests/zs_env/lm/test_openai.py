@@ -222,6 +222,16 @@ def test_other_server_takes_over(failure, make, make_server, expected):
     assert len(one.requests) <= FAST.max_concurrency
 
 
+def test_prompt_that_no_server_can_answer_is_not_sent_round_without_a_pause(make, make_server):
+    servers = [make_server(plan=lambda request: ("status", 500)) for _ in range(2)]
+    limits = replace(FAST, max_tries=31, first_delay=0.2, longest_delay=0.2)
+    start = time.monotonic()
+    with pytest.raises(LanguageModelError, match="31 tries"):
+        make(*servers, limits=limits).complete(["only one"], [0], PARAMS)
+    assert time.monotonic() - start > 0.5  # 15 pauses of 0.1 s on average
+    assert sum(len(server.requests) for server in servers) == 31
+
+
 def test_server_is_asked_again_once_it_has_cooled_down(make, make_server, expected):
     one, other = make_server(is_sick=True), make_server()
     generator = make(one, other, limits=replace(FAST, cool_down=1.5))
