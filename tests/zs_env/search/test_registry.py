@@ -125,7 +125,7 @@ def test_simulator_of_a_folder_is_the_model_in_it():
     named = make_engine(f"simulator:{model_folder('simulator')}")
     assert named is make_engine(f"simulator:{model_folder('simulator')}")
     assert named.search(REQUESTS) == make_engine("simulator").search(REQUESTS)
-    assert isinstance(named._generator, TransformersLM)
+    assert isinstance(named.generator, TransformersLM)
 
 
 def test_vllm_where_it_is_missing_says_how_to_install_it(monkeypatch):
