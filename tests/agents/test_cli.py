@@ -20,6 +20,9 @@ COMMANDS = {
     "demo": ["--steps", "--seed", "--out", "(default: 30)", "runs/demo"],
     "models build": ["--out", "--size", "--seed", "runs/models"],
     "models measure": ["--engine", "--num-requests", "(default: 500)"],
+    "miniature": ["--out", "--seeds", "--workers", "(default: 8)"],
+    "tune collect": ["--policy", "--engine", "--out"],
+    "tune label": ["--input", "--output", "--rule"],
 }
 
 MISTAKES = {
@@ -102,7 +105,9 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     shown = capsys.readouterr().out
     assert not [
-        name for name in ("train", "evaluate", "play", "demo", "models") if name not in shown
+        name
+        for name in ("train", "evaluate", "play", "demo", "models", "miniature", "tune")
+        if name not in shown
     ]
 
 
