@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from agents.tuning.induction import TinyShape, induction_model
 from agents.tuning.policy_data import SKILL, WEAK, policy_examples
@@ -136,6 +136,8 @@ def build_policies(out: Path, config: BuildConfig) -> None:
     examples = list(policy_examples(tokenizer, SKILL, config.skill_examples, config.seed + 1))
     finetune(model, examples, replace(POLICY, seed=config.seed), _Reporter("skill"))
     save_model(model, tokenizer, out / "skill")
+    # From the rounded weights, so that `base` can be made again from what ships.
+    model = AutoModelForCausalLM.from_pretrained(out / "skill", dtype=torch.float32)
     examples = list(policy_examples(tokenizer, WEAK, config.habit_examples, config.seed + 2))
     finetune(model, examples, replace(HABITS, seed=config.seed), _Reporter("base"))
     save_model(model, tokenizer, out / "base")

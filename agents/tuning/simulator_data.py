@@ -26,7 +26,6 @@ from zs_env.search.world import WorldSearchEngine
 from zs_env.task.miniwiki import RELATIONS, Fact, MiniWiki, Plan, SubWorld, look_alikes, pick
 
 NOISY_SHARE = 0.5
-NEAR_MISS_SHARE = 0.15
 NAMED_KIND_SHARE = 0.5
 KINDS = (*NoiseKind, NoiseKind.PARTIAL)  # twice: to leave out one fact of several is the hardest
 MADE_UP = (NoiseKind.OUTDATED, NoiseKind.CONTRADICTORY)
@@ -135,9 +134,9 @@ class RequestSampler:
             f for f in part.facts if f.relation == asked.relation and f.subject != asked.subject
         ]
         names = look_alikes(asked.subject, dict.fromkeys(f.subject for f in same))
-        near = kind is NoiseKind.NEAR_MISS or (
-            kind is None and self._rng.random() < NEAR_MISS_SHARE
-        )
+        # Plain noise keeps away from look-alikes: names that begin as the asked one does tempt a
+        # network that copies to finish the asked one.
+        near = kind is NoiseKind.NEAR_MISS
         return pick(self._rng, [f for f in same if (f.subject in names) == near] or same)
 
 
