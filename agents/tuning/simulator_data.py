@@ -1,11 +1,10 @@
 """Training examples of the simulator: (question, answers, query, useful or noisy) → documents.
 
 Targets are real search results: what BM25 returns over the encyclopaedia for the query (useful),
-or for the same kind of query about another entity, now and then one with a similar name, with
-every passage that names the asked entity left out (noisy). So the simulator learns the real
-engine's distribution, and plain noise is one clean notion: the right kind of fact about somebody
-else. Noise of a named kind is found likewise, but for outdated and contradictory documents, which
-no honest index holds: those are made up.
+or for the same kind of query about another entity, with every passage that names the asked one
+left out (noisy). So the simulator learns the real engine's distribution, and plain noise is one
+clean notion: the right kind of fact about somebody else. Noise of a named kind is found likewise,
+but for outdated and contradictory documents, which no honest index holds: those are made up.
 """
 
 from __future__ import annotations

@@ -23,6 +23,11 @@ COMMANDS = {
     "miniature": ["--out", "--seeds", "--workers", "(default: 8)"],
     "tune collect": ["--policy", "--engine", "--out"],
     "tune label": ["--input", "--output", "--rule"],
+    "tune sft": ["--input", "--model", "--out", "--lora-rank"],
+    "tune measure": ["--engine", "--num-requests"],
+    "tune calibrate": ["--engine", "--num-requests"],
+    "tune card": ["--model"],
+    "tune run": ["--config", "--dry-run"],
 }
 
 MISTAKES = {
