@@ -23,10 +23,12 @@ def load_object(option: str, path: str, methods: Sequence[str]) -> Any:
         ValueError: If there is no such module or attribute.
         TypeError: If what is there cannot be used.
     """
-    module, _, attribute = path.partition(":")
-    found = getattr(_import(option, module, path), attribute, None) if attribute else None
+    module, separator, attribute = path.partition(":")
+    if not separator:
+        raise ValueError(f"`{option}` must be module:attribute, got {path!r}")
+    found = getattr(_import(option, module, path), attribute, None)
     if found is None:
-        raise ValueError(f"`{option}` must be module:attribute and exist, got {path!r}")
+        raise ValueError(f"`{option}` must name an attribute of {module!r}, got {path!r}")
     if isinstance(found, type) or not _has(found, methods):
         found = _call(option, found, path)
     if not _has(found, methods):

@@ -5,16 +5,13 @@ Nothing here loads torch before a command runs, so that `--help` is quick.
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import os
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from tyro.conf import arg
 
 from agents.cli.checks import check_at_least
+from agents.cli.objects import load_object
 from zs_env.random import derive
 from zs_env.search.engine import SearchEngine
 from zs_env.search.registry import ENGINES, make_engine, names_engine
@@ -82,44 +79,10 @@ def load_engine(name: str) -> SearchEngine:
     """
     if names_engine(name):
         return make_engine(name)
-    module, separator, attribute = name.partition(":")
-    if not separator:
+    if ":" not in name:
         known = ", ".join(ENGINES)
         raise ValueError(f"`engine` must be {known} or module:attribute, got {name!r}")
-    found = getattr(_import_module(module, name), attribute, None)
-    if found is None:
-        raise ValueError(f"`engine` must name an attribute of {module!r}, got {name!r}")
-    is_engine = callable(getattr(found, "search", None)) and not isinstance(found, type)
-    return make_engine(found if is_engine else _call(found, name))
-
-
-def _call(factory: Any, name: str) -> Any:
-    """Return what `factory` returns without arguments.
-
-    Raises:
-        TypeError: If it cannot be called so.
-    """
-    try:
-        inspect.signature(factory).bind()
-    except TypeError as error:
-        raise TypeError(
-            f"`engine` must be an engine, or a class or function that returns one without "
-            f"arguments, got {name!r}"
-        ) from error
-    return factory()
-
-
-def _import_module(module: str, name: str) -> Any:
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, but something that it imports is not
-        raise ValueError(f"`engine` must name a module that exists, got {name!r}") from error
-    except SyntaxError as error:
-        raise ValueError(f"`engine` must name a module that can be read: {error}") from error
+    return make_engine(load_object("engine", name, ("search",)))
 
 
 def load_policy(name: str) -> CausalLMPolicy:

@@ -24,8 +24,8 @@ MISTAKES = {
     "--out e --max-turns 0": "`max_turns` must be an integer of at least 1, got 0",
     "--out e --prompt x": "`prompt` must be miniwiki, zerosearch or a template",
     "--out e --agent nowhere:x": "`agent` must name a module that exists, got 'nowhere:x'",
-    "--out e --agent json": "`agent` must be module:attribute and exist, got 'json'",
-    "--out e --agent json:missing": "`agent` must be module:attribute and exist",
+    "--out e --agent json": "`agent` must be module:attribute, got 'json'",
+    "--out e --agent json:missing": "`agent` must name an attribute of 'json'",
     "--out e --agent json:loads": "`agent` must be an object of its kind, or a class or function",
     "--out e --agent json:JSONDecoder": "`agent` must be an object with a method predict or comp",
 }
