@@ -46,7 +46,9 @@ MISTAKES = {
     "evaluate --engine google": "`engine` must be simulator, .*module:attribute, got 'google'",
     "evaluate --engine missing_module:x": "`engine` must name a module .*'missing_module:x'",
     "evaluate --engine json:missing": "`engine` must name an attribute of 'json'",
-    "evaluate --engine json:loads": "`engine` must be an object of its kind, or a class or",
+    "evaluate --engine json:loads": (
+        "`engine` must be an object of its kind, or a class or function that returns one"
+    ),
     "evaluate --engine json:JSONDecoder": "`engine` must be an object with a method search",
     "evaluate --noise 1.5": r"`noise` must be a probability in \[0, 1\], got 1.5",
     "evaluate --split dev": "`split` must be one of train, validation, test, got 'dev'",
