@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, cast
 
 from zs_env.search.engine import Document, SearchEngine, SearchEngineError, SearchRequest
+from zs_env.search.names import Place, read_place
 
 
 def _build_simulator() -> SearchEngine:
@@ -45,65 +47,61 @@ ENGINES: Final[dict[str, Callable[[], SearchEngine]]] = {
 }
 
 
-def _open_simulator(place: str) -> SearchEngine:
+def _open_simulator(place: Place) -> SearchEngine:
     from zs_env.search.simulator import SimulatedSearchEngine
 
-    urls, model = read_servers(place)
-    if urls:
+    if place.urls:
         from zs_env.lm.openai import OpenAIGenerator
 
-        return SimulatedSearchEngine(OpenAIGenerator(urls, model))
+        return SimulatedSearchEngine(OpenAIGenerator(place.urls, place.model))
     from zs_env.lm.transformers import TransformersLM
 
-    return SimulatedSearchEngine(TransformersLM.from_pretrained(place))
+    return SimulatedSearchEngine(TransformersLM.from_pretrained(place.name))
 
 
-def _open_vllm(place: str) -> SearchEngine:
+def _open_vllm(place: Place) -> SearchEngine:
     from zs_env.lm.vllm import VLLMGenerator
     from zs_env.search.simulator import SimulatedSearchEngine
 
-    return SimulatedSearchEngine(VLLMGenerator.from_pretrained(place))
+    return SimulatedSearchEngine(VLLMGenerator.from_pretrained(place.name))
 
 
-SCHEMES: Final[dict[str, Callable[[str], SearchEngine]]] = {
-    "simulator": _open_simulator,
-    "vllm": _open_vllm,
-}
-"""Engines written `scheme:place`, where the place says which model, and perhaps on which server."""
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """Engines written `scheme:place`, where the place says which.
 
-
-def read_servers(place: str) -> tuple[tuple[str, ...], str | None]:
-    """Return the base URLs in a place like `http://a:8000/v1,http://b:8000/v1#model`, and `model`.
-
-    The model may be missing, and is None then; a place that is a folder or hub id has no URLs.
-
-    Raises:
-        ValueError: If a URL is none, or has a password or query.
-
-    Example:
-        >>> read_servers("http://localhost:8000/v1#sim"), read_servers("runs/simulator")
-        ((('http://localhost:8000/v1',), 'sim'), ((), None))
+    Attributes:
+        open: Builds the engine; what an option's value must be is its to check.
+        options: The options that it knows.
     """
-    if not place.startswith(("http://", "https://")):
-        return (), None
-    from zs_env.remote.endpoints import check_base_urls
 
-    urls, _, model = place.partition("#")
-    return check_base_urls(urls.split(",")), model or None
+    open: Callable[[Place], SearchEngine]
+    options: frozenset[str] = frozenset()
+
+
+SCHEMES: Final[dict[str, Scheme]] = {
+    "simulator": Scheme(_open_simulator),
+    "vllm": Scheme(_open_vllm),
+}
 
 
 def names_engine(text: str) -> bool:
     """Return whether `text` is an engine's name, or a scheme and a place.
 
     Raises:
-        ValueError: If the place is a server whose URL cannot be one.
+        ValueError: If the place is a server whose URL cannot be one, or has an option that the
+            engine does not know.
     """
     if text in ENGINES:
         return True
     scheme, _, place = text.partition(":")
     if scheme not in SCHEMES or not place:
         return False
-    read_servers(place)
+    known = SCHEMES[scheme].options
+    for option in read_place(place).options:
+        if option not in known:
+            choice = ", ".join(sorted(known)) or "none"
+            raise ValueError(f"options of `{scheme}:` are {choice}, got {option!r}")
     return True
 
 
@@ -151,7 +149,7 @@ def _build_once(name: str) -> SearchEngine:
     if name in ENGINES:
         return ENGINES[name]()
     scheme, _, place = name.partition(":")
-    return SCHEMES[scheme](place)
+    return SCHEMES[scheme].open(read_place(place))
 
 
 def search_all(

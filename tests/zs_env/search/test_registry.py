@@ -7,6 +7,7 @@ import pytest
 from zs_env.lm.transformers import TransformersLM
 from zs_env.models import model_folder
 from zs_env.search.engine import Document, SearchEngineError, SearchRequest
+from zs_env.search.names import Place, read_place
 from zs_env.search.registry import ENGINES, check_engine, make_engine, names_engine, search_all
 
 REQUEST = SearchRequest("who")
@@ -116,7 +117,7 @@ def test_unknown_name_is_refused(engine):
 
 @pytest.mark.parametrize("url", ["http://me:secret@host/v1", "http://host/v1?key=secret#model"])
 def test_url_with_a_secret_is_refused_and_not_repeated(url):
-    with pytest.raises(ValueError, match="`base_urls` must be") as caught:
+    with pytest.raises(ValueError, match=r"`base_urls` must be|got 'key'") as caught:
         check_engine(f"simulator:{url}")
     assert "secret" not in str(caught.value)
 
@@ -132,3 +133,23 @@ def test_vllm_where_it_is_missing_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ImportError, match=r"pip install 'zs-env\[vllm\]'"):
         make_engine("vllm:some/folder")
+
+
+@pytest.mark.parametrize("options", ["", "x", "x=", "=y", "x=1&x=2", "x=1&y"])
+def test_options_without_a_value_or_twice_are_refused(options):
+    with pytest.raises(ValueError, match="options must be like"):
+        check_engine(f"simulator:folder?{options}")
+
+
+def test_unknown_option_is_named():
+    with pytest.raises(ValueError, match=r"options of `simulator:` are .*, got 'shoe'"):
+        check_engine("simulator:folder?shoe=1")
+
+
+def test_place_is_read_into_its_parts():
+    place = read_place("http://a:1/v1/,https://b/v1?top=3&name=a%20b#some/model")
+    assert place == Place(
+        urls=("http://a:1/v1", "https://b/v1"),
+        model="some/model",
+        options={"top": "3", "name": "a b"},
+    )
