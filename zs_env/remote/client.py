@@ -20,11 +20,12 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Generic, TypeVar
-from urllib.parse import urljoin
+from typing import Any, Final, Generic, TypeVar
+from urllib.parse import urlencode, urljoin
 
 from zs_env.remote.endpoints import Endpoint, Pool, check_base_urls
 from zs_env.remote.failures import RemoteError, TryError
+from zs_env.remote.keys import ApiKey, without_key
 from zs_env.remote.limits import Limits, retry_after
 from zs_env.remote.loop_thread import LoopThread
 
@@ -48,16 +49,37 @@ _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 @dataclass(frozen=True, slots=True)
+class Codec:
+    """How bodies are written and read.
+
+    Attributes:
+        name: What messages call it.
+        content_type: Its media type.
+        encode: From a body to its bytes.
+        decode: From bytes to what they say; raises ValueError or RecursionError if that is nothing.
+    """
+
+    name: str
+    content_type: str
+    encode: Callable[[Mapping[str, Any]], bytes]
+    decode: Callable[[bytes], Any]
+
+
+# Escaped to ASCII, so that lone surrogates can be sent too.
+JSON: Final = Codec("JSON", "application/json", lambda body: json.dumps(body).encode(), json.loads)
+
+
+@dataclass(frozen=True, slots=True)
 class Probe(Generic[P]):
     """A server's health check, which also tells what it is.
 
     Attributes:
-        path: What to GET, relative to the base URL.
+        path: What to GET, relative to the base URL; None means that there is nothing to ask.
         read: From the JSON reply, or None where the server has no such page, to what is known of
             the server; raises like `Call.read`.
     """
 
-    path: str
+    path: str | None
     read: Callable[[Any], P]
 
 
@@ -66,15 +88,17 @@ class Call(Generic[P, T]):
     """One request.
 
     Attributes:
-        path: Where to POST, relative to the base URL.
-        body: From what the probe found to the JSON body; None means that nothing has to be asked.
-        read: From the same and the JSON reply (None if nothing was asked) to the answer. A reply
+        path: Where to send it, relative to the base URL; empty means just there.
+        body: From what the probe found to the body, or to the query if it is sent with GET; None
+            means that nothing has to be asked.
+        read: From the same and the reply (None if nothing was asked) to the answer. A reply
             that makes no sense raises LookupError, TypeError or ValueError and is asked for again.
     """
 
     path: str
     body: Callable[[P], Mapping[str, Any] | None]
     read: Callable[[P, Any], T]
+    method: str = "POST"
 
 
 class RemoteClient(Generic[P]):
@@ -88,7 +112,8 @@ class RemoteClient(Generic[P]):
         base_urls: str | Sequence[str],
         probe: Probe[P],
         limits: Limits,
-        api_key_variable: str | None = None,
+        api_key: str | ApiKey | None = None,
+        codec: Codec = JSON,
     ) -> None:
         """Set up the client; nothing is asked and no key is read before the first call.
 
@@ -96,14 +121,16 @@ class RemoteClient(Generic[P]):
             base_urls: The servers; calls take those that are healthy in turn.
             probe: Their health check, made before a server's first call and after its failures.
             limits: Bounds in time, tries and size.
-            api_key_variable: Environment variable with the bearer token that all of them get;
-                None, or a variable that is not set, means none.
+            api_key: What all of them get as key: the name of an environment variable with a bearer
+                token, or another kind of key; None, or a variable that is not set, means none.
+            codec: How bodies are written and read.
 
         Raises:
             ValueError: If a URL is none.
         """
         self.base_urls, self.limits = check_base_urls(base_urls), limits
-        self._probe, self._api_key_variable = probe, api_key_variable
+        self._probe, self._codec = probe, codec
+        self._api_key = ApiKey(api_key) if isinstance(api_key, str) else api_key
         self._lock = threading.Lock()
         self._running: _Running[P] | None = None
 
@@ -133,8 +160,8 @@ class RemoteClient(Generic[P]):
             return self._running
 
     def _run(self) -> _Running[P]:
-        key = _read_key(self._api_key_variable)
-        connections = _Connections(self.base_urls, self._probe, self.limits, key)
+        settings = _Settings(self.base_urls, self._probe, self.limits, self._codec, self._api_key)
+        connections = _Connections(settings, self._api_key.read() if self._api_key else "")
         thread = LoopThread(connections.close)
         finalizer = weakref.finalize(self, thread.stop)
         return _Running(os.getpid(), thread, connections, finalizer)
@@ -150,13 +177,15 @@ class _Running(Generic[P]):
     finalizer: weakref.finalize[..., Any]
 
 
-def _read_key(variable: str | None) -> str:
-    """Return the API key, or an empty text; no message ever holds it."""
-    key = os.environ.get(variable, "").strip() if variable else ""
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        # The HTTP library would say the same with the key in its message.
-        raise ValueError(f"`{variable}` must hold an API key: printable ASCII without spaces")
-    return key
+@dataclass(frozen=True, slots=True)
+class _Settings(Generic[P]):
+    """What a client was made from."""
+
+    urls: Sequence[str]
+    probe: Probe[P]
+    limits: Limits
+    codec: Codec
+    api_key: ApiKey | None
 
 
 @dataclass(slots=True)
@@ -171,17 +200,19 @@ class _Progress:
 class _Connections(Generic[P]):
     """The asynchronous half of a client; everything here runs in its loop's thread."""
 
-    def __init__(self, urls: Sequence[str], probe: Probe[P], limits: Limits, key: str) -> None:
-        self._probe, self._limits, self._key = probe, limits, key
-        self._pool = Pool[P](urls)
+    def __init__(self, settings: _Settings[P], key: str) -> None:
+        self._settings, self._key = settings, key
+        self._limits = limits = settings.limits
+        self._pool = Pool[P](settings.urls)
         self._slots = asyncio.Semaphore(limits.max_concurrency)
         self._random = random.Random()  # jitter has to differ between processes: no seed
         self._http = httpx.AsyncClient(
-            headers=_headers(key),
+            headers=_headers(settings, key),
             verify=_tls_context(),
             timeout=httpx.Timeout(None, connect=limits.connect_timeout),
             limits=httpx.Limits(
-                max_connections=limits.max_concurrency + len(urls),  # a probe needs no slot
+                max_connections=limits.max_concurrency
+                + len(settings.urls),  # a probe needs no slot
                 keepalive_expiry=_KEEP_ALIVE_SECONDS,
             ),
             # A proxy of the environment cannot reach this machine's own loopback.
@@ -241,8 +272,13 @@ class _Connections(Generic[P]):
         body = call.body(facts)
         if body is None:
             return call.read(facts, None)
-        url = urljoin(f"{endpoint.url}/", call.path)
-        reply = _read_json(*await self._exchange("POST", url, body, self._limits.try_timeout))
+        url = urljoin(f"{endpoint.url}/", call.path) if call.path else endpoint.url
+        content = None if call.method == "GET" else self._settings.codec.encode(body)
+        if content is None:
+            url = f"{url}?{urlencode(body, errors='replace')}"
+        timeout = self._limits.try_timeout
+        response, received = await self._exchange(call.method, url, content, timeout)
+        reply = _read_reply(self._settings.codec, response, received)
         return _understood(lambda: call.read(facts, reply))
 
     async def _check(self, endpoint: Endpoint[P]) -> P:
@@ -253,26 +289,30 @@ class _Connections(Generic[P]):
         return await asyncio.shield(endpoint.check)
 
     async def _probe_once(self, base_url: str) -> P:
-        url, timeout = urljoin(f"{base_url}/", self._probe.path), self._limits.probe_timeout
+        probe = self._settings.probe
+        if probe.path is None:
+            return _understood(lambda: probe.read(None))
+        url, timeout = urljoin(f"{base_url}/", probe.path), self._limits.probe_timeout
         response, content = await self._exchange("GET", url, None, timeout)
         missing = response.status_code in _NO_SUCH_PAGE
-        reply = None if missing else _read_json(response, content)
-        return _understood(lambda: self._probe.read(reply))
+        reply = None if missing else _read_reply(JSON, response, content)
+        return _understood(lambda: probe.read(reply))
 
     async def _exchange(
-        self, method: str, url: str, body: Mapping[str, Any] | None, timeout: float
+        self, method: str, url: str, content: bytes | None, timeout: float
     ) -> tuple[httpx.Response, bytes]:
         """Send one request and read the whole reply.
 
         Raises:
             TryError: If there is no whole reply in time, or it is too long.
         """
-        # Escaped to ASCII, so that lone surrogates can be sent too.
-        content = None if body is None else json.dumps(body).encode()
         try:
+            address, extensions = self._address(url)
             async with (
                 asyncio.timeout(timeout),
-                self._http.stream(method, url, content=content) as response,
+                self._http.stream(
+                    method, address, content=content, extensions=extensions
+                ) as response,
             ):
                 return response, await self._read_body(response)
         except TimeoutError:
@@ -280,6 +320,15 @@ class _Connections(Generic[P]):
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             reason = f"{type(error).__name__}: {error}"
         raise TryError(reason)
+
+    def _address(self, url: str) -> tuple[httpx.URL, dict[str, Any]]:
+        """Return a URL that may be logged, and what makes it the one with the key in its query."""
+        address, api_key = httpx.URL(url), self._settings.api_key
+        query = api_key.query(self._key).encode() if api_key else b""
+        if not query:
+            return address, {}
+        mark = b"&" if address.query else b"?"
+        return address, {"target": address.raw_path + mark + query}
 
     async def _read_body(self, response: httpx.Response) -> bytes:
         content = bytearray()
@@ -329,8 +378,7 @@ class _Connections(Generic[P]):
 
     def _without_key(self, text: str) -> str:
         """Return a text in one short line, without the API key, which a server may repeat."""
-        shown = text.replace(self._key, "[API key]") if self._key else text
-        line = " ".join(shown.split())
+        line = " ".join(without_key(text, self._key).split())
         return line if len(line) <= _EXCERPT_LENGTH else f"{line[:_EXCERPT_LENGTH]}…"
 
 
@@ -343,10 +391,10 @@ def _tls_context() -> ssl.SSLContext:
     return httpx.create_ssl_context()  # reads all certificates, which takes a while
 
 
-def _headers(key: str) -> dict[str, str]:
+def _headers(settings: _Settings[Any], key: str) -> dict[str, str]:
     # Uncompressed, so that the bound on a reply's size holds for what it unpacks to.
-    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-    return headers | ({"Authorization": f"Bearer {key}"} if key else {})
+    headers = {"Content-Type": settings.codec.content_type, "Accept-Encoding": "identity"}
+    return headers | (settings.api_key.headers(key) if settings.api_key else {})
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:
@@ -355,11 +403,11 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
-def _read_json(response: httpx.Response, content: bytes) -> Any:
-    """Return the JSON value of a reply.
+def _read_reply(codec: Codec, response: httpx.Response, content: bytes) -> Any:
+    """Return what a reply says.
 
     Raises:
-        TryError: If its status is an error, or it is not JSON.
+        TryError: If its status is an error, or it is not what the codec reads.
     """
     status = response.status_code
     if not 200 <= status < 300:
@@ -369,10 +417,10 @@ def _read_json(response: httpx.Response, content: bytes) -> Any:
             retry_after=retry_after(response.headers.get("Retry-After")),
         )
     try:
-        return json.loads(content)
+        return codec.decode(content)
     except (ValueError, RecursionError):
         start = content[: 20 * _EXCERPT_LENGTH].decode(errors="replace")
-        raise TryError(f"a reply that is not JSON: {start}") from None
+        raise TryError(f"a reply that is not {codec.name}: {start}") from None
 
 
 def _understood(read: Callable[[], T]) -> T:
