@@ -83,6 +83,13 @@ class Probe(Generic[P]):
     read: Callable[[Any], P]
 
 
+def _know_nothing(reply: Any) -> None:
+    """Return what is known of a server that is not asked what it is."""
+
+
+NO_PROBE: Final[Probe[None]] = Probe(None, _know_nothing)
+
+
 @dataclass(frozen=True, slots=True)
 class Call(Generic[P, T]):
     """One request.

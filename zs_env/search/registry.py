@@ -5,11 +5,12 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final, cast
 
 from zs_env.search.engine import Document, SearchEngine, SearchEngineError, SearchRequest
 from zs_env.search.names import Place, read_place
+from zs_env.search.options import BM25, DENSE, GOOGLE, RETRIEVER, read_options
 
 
 def _build_simulator() -> SearchEngine:
@@ -66,6 +67,49 @@ def _open_vllm(place: Place) -> SearchEngine:
     return SimulatedSearchEngine(VLLMGenerator.from_pretrained(place.name))
 
 
+def _open_bm25(place: Place) -> SearchEngine:
+    from zs_env.search.bm25 import BM25SearchEngine
+
+    corpus = _only_name("bm25", "a corpus file", place)
+    return BM25SearchEngine.from_file(corpus, **read_options(place.options, BM25))
+
+
+def _open_dense(place: Place) -> SearchEngine:
+    from zs_env.search.dense import DenseSearchEngine
+
+    corpus = _only_name("dense", "a corpus file", place)
+    if "model" not in place.options:
+        raise ValueError("`dense:` must name its model, like dense:<corpus>?model=<folder or id>")
+    return DenseSearchEngine(corpus, **read_options(place.options, DENSE))
+
+
+def _open_retriever(place: Place) -> SearchEngine:
+    from zs_env.search.retriever import RetrieverSearchEngine
+
+    if not place.urls or place.model:
+        raise ValueError("`retriever:` must be followed by URLs, and no #model")
+    return RetrieverSearchEngine(place.urls, **read_options(place.options, RETRIEVER))
+
+
+def _open_google(service: str, place: Place) -> SearchEngine:
+    from zs_env.search.google import GoogleSearchEngine
+
+    if _only_name(service, "google", place) != "google":
+        raise ValueError(f"`{service}:` must be followed by google, got {place.name!r}")
+    return GoogleSearchEngine(service, **read_options(place.options, GOOGLE))
+
+
+def _only_name(scheme: str, wanted: str, place: Place) -> str:
+    """Return the name in a place that has no URL and no model.
+
+    Raises:
+        ValueError: If it has.
+    """
+    if place.urls or place.model:
+        raise ValueError(f"`{scheme}:` must be followed by {wanted}, with no URL and no #model")
+    return place.name
+
+
 @dataclass(frozen=True, slots=True)
 class Scheme:
     """Engines written `scheme:place`, where the place says which.
@@ -82,6 +126,11 @@ class Scheme:
 SCHEMES: Final[dict[str, Scheme]] = {
     "simulator": Scheme(_open_simulator),
     "vllm": Scheme(_open_vllm),
+    "bm25": Scheme(_open_bm25, frozenset(BM25)),
+    "dense": Scheme(_open_dense, frozenset(DENSE)),
+    "retriever": Scheme(_open_retriever, frozenset(RETRIEVER)),
+    "serpapi": Scheme(partial(_open_google, "serpapi"), frozenset(GOOGLE)),
+    "serper": Scheme(partial(_open_google, "serper"), frozenset(GOOGLE)),
 }
 
 
@@ -131,7 +180,9 @@ def make_engine(engine: str | SearchEngine) -> SearchEngine:
             "simulator:<folder or hub id>" (another language model in this process),
             "simulator:<URL>#<model>" (one on an OpenAI-compatible server, or on several with
             commas between their URLs; the model may be left out where there is only one),
-            "vllm:<folder or hub id>" (one in vLLM in this process); or any object with a `search`
+            "vllm:<folder or hub id>" (one in vLLM in this process); "bm25:<corpus file>",
+            "dense:<corpus file>?model=<folder or hub id>", "retriever:<URL>", "serpapi:google",
+            "serper:google" (real engines, see docs/engines.md); or any object with a `search`
             method.
 
     Raises:

@@ -1,4 +1,6 @@
-"""An OpenAI-compatible server on a real socket that fails in every way a real one does.
+"""A server on a real socket that fails in every way a real one does.
+
+It is OpenAI-compatible, or speaks whatever `Speech` it is given.
 
 `plan` names, request by request, what happens; `BEHAVIOURS` are the names. Behaving well, the
 server answers with a text that is a function of prompt and seed, so that a test can tell a lost,
@@ -14,13 +16,15 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
+from urllib.parse import parse_qsl, urlsplit
 
 
 @dataclass(frozen=True)
 class Request:
-    """One POST that arrived.
+    """One request that arrived, but for health checks.
 
     Attributes:
+        body: What it says; of one without a body the fields of its query.
         nth: How many with this prompt there have been so far, this one included.
         time: When, on the monotonic clock.
     """
@@ -30,10 +34,26 @@ class Request:
     body: dict
     nth: int
     time: float
+    method: str = "POST"
 
     @property
     def prompt(self):
         return prompt_of(self.body)
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What a server that is not OpenAI-compatible understands and says.
+
+    Attributes:
+        answer: From what a request says to the bytes of a good reply.
+        key: From the same to what tells requests apart.
+        decode: From a request's bytes to what it says.
+    """
+
+    answer: object
+    key: object
+    decode: object = json.loads
 
 
 def prompt_of(body):
@@ -66,6 +86,8 @@ class Script:
     is_sick: bool = False  # then the health check fails
     requests: list = field(default_factory=list)
     num_checks: int = 0
+    speech: Speech | None = None
+    path: str = "/v1"
 
 
 class MisbehavingServer:
@@ -81,7 +103,7 @@ class MisbehavingServer:
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self._port}/v1"
+        return f"http://127.0.0.1:{self._port}{self.script.path}"
 
     @property
     def requests(self):
@@ -125,10 +147,11 @@ class MisbehavingServer:
             self._connections.discard(connection)
 
     def received(self, handler, body):
+        key = self.script.speech.key(body) if self.script.speech else prompt_of(body)
         with self._lock:
-            self._seen[prompt_of(body)] += 1
-            nth = self._seen[prompt_of(body)]
-            request = Request(handler.path, dict(handler.headers), body, nth, time.monotonic())
+            self._seen[key] += 1
+            nth, now, headers = self._seen[key], time.monotonic(), dict(handler.headers)
+            request = Request(handler.path, headers, body, nth, now, handler.command)
             self.requests.append(request)
         return request
 
@@ -170,6 +193,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         script = self.server.owner.script
+        if script.speech:
+            return self.behave(dict(parse_qsl(urlsplit(self.path).query)))
         script.num_checks += 1
         if script.is_sick:
             self.reply(503, {"error": "sick"})
@@ -183,7 +208,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.reply(404, {"error": "no such page"})
 
     def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        speech = self.server.owner.script.speech
+        self.behave(speech.decode(content) if speech else json.loads(content))
+
+    def behave(self, body):
         request = self.server.owner.received(self, body)
         name, *args = self.server.owner.script.plan(request)
         BEHAVIOURS[name](self, body, *args)
@@ -207,6 +236,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 def well(handler, body):
     """Answer as the server that the script names would."""
+    if speech := handler.server.owner.script.speech:
+        return handler.reply_bytes(200, speech.answer(body))
     if handler.path == "/tokenize":
         return handler.reply(200, {"tokens": [ord(char) for char in body["prompt"]]})
     script = handler.server.owner.script
