@@ -14,6 +14,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -100,7 +101,8 @@ def file_digest(path: Path, root: Path) -> str:
         return str(known["sha256"])
     digest = _digest(path)
     if stamp(path) == (size, changed) and time.time_ns() - changed > _SETTLED_NS:
-        _write_json(memory, facts | {"sha256": digest})
+        with suppress(OSError):  # a folder that cannot be written to still serves what is in it
+            _write_json(memory, facts | {"sha256": digest})
     return digest
 
 

@@ -218,6 +218,13 @@ def test_damaged_memory_is_forgotten(content, write, tmp_path):
     assert file_digest(path, root) == first
 
 
+def test_digest_is_told_where_it_cannot_be_remembered(write, tmp_path):
+    path, root = write("one"), tmp_path / "cache"
+    root.mkdir()
+    (root / "digests").write_text("in the way")
+    assert file_digest(path, root) == file_digest(path, tmp_path / "another")
+
+
 def test_digest_of_a_folder_is_of_names_and_contents(tmp_path):
     root, folder = tmp_path / "cache", tmp_path / "model"
     (folder / "part").mkdir(parents=True)
