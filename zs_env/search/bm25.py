@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from zs_env.search.description import digest
 from zs_env.search.engine import Document, SearchRequest
 
 
@@ -19,8 +20,14 @@ class BM25SearchEngine:
             raise ValueError(f"`passages` must not be empty, got {passages!r}")
         self._documents = [p if isinstance(p, Document) else Document(p) for p in passages]
         texts = [f"{d.title} {d.text}" if d.title else d.text for d in self._documents]
+        self._k1, self._b = k1, b
         self._index = bm25s.BM25(k1=k1, b=b)
         self._index.index(_tokenize(texts), show_progress=False)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what replies depend on: a digest of the passages, and the parameters."""
+        passages = digest([[document.title, document.text] for document in self._documents])
+        return {"engine": "bm25", "passages_sha256": passages, "k1": self._k1, "b": self._b}
 
     def search(self, requests: Sequence[SearchRequest]) -> list[list[Document]]:
         """Return the best-scoring passages of each request, best first.

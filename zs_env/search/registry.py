@@ -66,6 +66,18 @@ def _open_vllm(place: Place) -> SearchEngine:
     return SimulatedSearchEngine(VLLMGenerator.from_pretrained(place.name))
 
 
+def _open_cached(place: Place) -> SearchEngine:
+    from zs_env.search.cached import open_cached
+
+    return open_cached(place)
+
+
+def _check_cached(place: Place) -> None:
+    from zs_env.search.cached import check_place
+
+    check_place(place)
+
+
 @dataclass(frozen=True, slots=True)
 class Scheme:
     """Engines written `scheme:place`, where the place says which.
@@ -73,15 +85,18 @@ class Scheme:
     Attributes:
         open: Builds the engine; what an option's value must be is its to check.
         options: The options that it knows.
+        check: Raises ValueError at a place that `open` would not take; builds nothing.
     """
 
     open: Callable[[Place], SearchEngine]
     options: frozenset[str] = frozenset()
+    check: Callable[[Place], None] = lambda _: None
 
 
 SCHEMES: Final[dict[str, Scheme]] = {
     "simulator": Scheme(_open_simulator),
     "vllm": Scheme(_open_vllm),
+    "cached": Scheme(_open_cached, frozenset({"mode", "digest"}), _check_cached),
 }
 
 
@@ -94,14 +109,15 @@ def names_engine(text: str) -> bool:
     """
     if text in ENGINES:
         return True
-    scheme, _, place = text.partition(":")
-    if scheme not in SCHEMES or not place:
+    scheme, _, rest = text.partition(":")
+    if scheme not in SCHEMES or not rest:
         return False
-    known = SCHEMES[scheme].options
-    for option in read_place(place).options:
+    place, known = read_place(rest), SCHEMES[scheme].options
+    for option in place.options:
         if option not in known:
             choice = ", ".join(sorted(known)) or "none"
             raise ValueError(f"options of `{scheme}:` are {choice}, got {option!r}")
+    SCHEMES[scheme].check(place)
     return True
 
 
@@ -131,8 +147,9 @@ def make_engine(engine: str | SearchEngine) -> SearchEngine:
             "simulator:<folder or hub id>" (another language model in this process),
             "simulator:<URL>#<model>" (one on an OpenAI-compatible server, or on several with
             commas between their URLs; the model may be left out where there is only one),
-            "vllm:<folder or hub id>" (one in vLLM in this process); or any object with a `search`
-            method.
+            "vllm:<folder or hub id>" (one in vLLM in this process);
+            "cached:<file>?mode=<mode>#<engine>" (what was recorded of another engine by name, see
+            `zs_env.search.cached`); or any object with a `search` method.
 
     Raises:
         ValueError: If it is a name that no engine has, or a URL that cannot be one.
