@@ -99,7 +99,7 @@ def load_cached_engine(name: str, cache: str, mode: str) -> SearchEngine:
     """
     from zs_env.search.cached import CachedSearchEngine, CacheMode, read_mode
 
-    kind = read_mode(mode)
+    kind = read_mode(mode, "cache_mode")
     if not cache:
         if kind is not CacheMode.RECORD:
             raise ValueError(f"`cache` must name a file for cache_mode={mode!r}, got ''")

@@ -151,14 +151,14 @@ class CachedSearchEngine:
         )
 
 
-def read_mode(mode: str) -> CacheMode:
-    """Return the mode of that name.
+def read_mode(mode: str, option: str = "mode") -> CacheMode:
+    """Return the mode of that name, which an argument called `option` gave.
 
     Raises:
         ValueError: If there is none.
     """
     if mode not in list(CacheMode):
-        raise ValueError(f"`mode` must be one of {', '.join(CacheMode)}, got {mode!r}")
+        raise ValueError(f"`{option}` must be one of {', '.join(CacheMode)}, got {mode!r}")
     return CacheMode(mode)
 
 

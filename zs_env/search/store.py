@@ -362,10 +362,10 @@ class ReplyStore:
     def _access(self) -> str:
         if not self.read_only:
             return "mode=rwc"
+        if os.access(self.path.parent, os.W_OK):
+            return "mode=rw"  # a reader too makes files beside it, and only so takes them away
         log = self.path.with_name(f"{self.path.name}-wal")
-        if log.exists() or os.access(self.path.parent, os.W_OK):
-            return "mode=ro"
-        return "mode=ro&immutable=1"  # a reader too would have to make files beside it
+        return "mode=ro" if log.exists() else "mode=ro&immutable=1"
 
 
 def _close_all(connections: dict[tuple[int, int], sqlite3.Connection]) -> None:
@@ -402,13 +402,16 @@ def _prepare(connection: sqlite3.Connection, read_only: bool) -> None:
     if version != VERSION:
         raise ValueError(f"it is of version {version}, and this program reads {VERSION}")
     connection.execute("PRAGMA synchronous = NORMAL")  # a log is whole after a crash either way
+    connection.execute(f"PRAGMA query_only = {int(read_only)}")
 
 
 def _is_new(connection: sqlite3.Connection) -> bool:
+    # In this order: others may be making the tables, which come together with our mark.
+    num_tables = _number(connection, "SELECT count(*) FROM sqlite_master")
     application = _number(connection, "PRAGMA application_id")
     if application == APPLICATION_ID:
         return False
-    if application or _number(connection, "SELECT count(*) FROM sqlite_master"):
+    if application or num_tables:
         raise ValueError("it is a database of another program")
     return True
 
