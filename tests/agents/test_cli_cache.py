@@ -16,7 +16,7 @@ from zs_env.search.store import ReplyStore
 
 SMALL = "--policy skill --num-questions 4 --max-turns 2 --threads 1".split()
 REQUESTS = [
-    SearchRequest("wer gründete das?", "Wer?", ("Ada\u2028", "\x00"), True, 3, 2, NoiseKind.PARTIAL),
+    SearchRequest("wer gründete das?", "Wer?", ("Ada\u2028", "\0"), True, 3, 2, NoiseKind.PARTIAL),
     SearchRequest("", seed=2**62),
 ]
 

@@ -63,9 +63,7 @@ def test_folder_without_a_model_is_an_error(tmp_path):
         model_digest(tmp_path)
 
 
-def test_model_in_memory_is_told_by_weights_settings_and_tokenizer(
-    make_tiny_model, tiny_tokenizer
-):
+def test_model_in_memory_is_told_by_weights_settings_and_tokenizer(make_tiny_model, tiny_tokenizer):
     model = make_tiny_model()
     before = state_digest(model, tiny_tokenizer)
     tiny_tokenizer("a long text", truncation=True, max_length=2)  # which the tokenizer remembers

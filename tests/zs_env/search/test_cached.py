@@ -95,10 +95,8 @@ def test_what_is_missing_is_asked_with_one_call_and_duplicates_once(path):
     cache.search([replace(REQUEST, query="known")])
     queries = ["a", "known", "b", "a", "c", "b"]
     found = cache.search([replace(REQUEST, query=query) for query in queries])
-    assert [documents[0].text for documents in found] == ["a 1", "known 0", "b 2", "a 1"] + [
-        "c 3",
-        "b 2",
-    ]
+    texts = [documents[0].text for documents in found]
+    assert texts == ["a 1", "known 0", "b 2", "a 1", "c 3", "b 2"]
     assert [[request.query for request in batch] for batch in engine.batches] == [
         ["known"],
         ["a", "b", "c"],
@@ -185,12 +183,12 @@ def test_what_cannot_be_asked_is_refused(engine, error, message, path):
 
 
 def test_unknown_mode_is_refused(path):
-    with pytest.raises(ValueError, match="`mode` must be one of record, replay, replay-strict, got"):
+    with pytest.raises(ValueError, match=r"`mode` must be one of record, replay, .*, got 'play'"):
         CachedSearchEngine("world", path, mode="play")
 
 
 def test_digest_is_refused_where_an_engine_is_asked(path):
-    with pytest.raises(ValueError, match="`digest` must be empty .* got 'ab'"):
+    with pytest.raises(ValueError, match=r"`digest` must be empty .* got 'ab'"):
         CachedSearchEngine("world", path, digest="ab")
 
 

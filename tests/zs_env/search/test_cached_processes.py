@@ -29,7 +29,8 @@ class Own:
         return {"engine": "own"}
 
     def search(self, requests):
-        return [[Document(f"{request.seed} by {os.getpid()} " + "x" * 2000)] for request in requests]
+        own = f"by {os.getpid()} " + "x" * 2000
+        return [[Document(f"{request.seed} {own}")] for request in requests]
 
 path, batch = sys.argv[1], int(sys.argv[2])
 cache = CachedSearchEngine(Own(), path, name="own")
