@@ -12,13 +12,15 @@ from tyro.conf import arg
 from agents.cli.checks import check_at_least, check_file, usage_errors
 from agents.cli.files import write_json, write_json_lines
 from agents.cli.options import (
+    CacheFile,
+    CacheModeName,
     EngineName,
     Noise,
     PolicyName,
     Questions,
     Split,
     Threads,
-    load_engine,
+    load_cached_engine,
     load_policy,
     load_questions,
 )
@@ -59,6 +61,8 @@ class Evaluate:
     episodes: Annotated[
         Path | None, arg(metavar="FILE", help="Where every episode goes, a JSON object a line.")
     ] = None
+    cache: CacheFile = ""
+    cache_mode: CacheModeName = "record"
     threads: Threads = 0
 
     def run(self) -> None:
@@ -112,7 +116,7 @@ def prepare(config: Evaluate) -> Setup:
     check_file(config.episodes, "episodes")
     return Setup(
         questions=load_questions(config.questions, config.split, config.num_questions, config.seed),
-        engine=load_engine(config.engine),
+        engine=load_cached_engine(config.engine, config.cache, config.cache_mode),
         policy=load_policy(config.policy),
         weights_checksum=weights_checksum(find_policy(config.policy)),
     )

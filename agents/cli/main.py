@@ -20,6 +20,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 
 import agents
+from agents.cli.cache import Cache
 from agents.cli.checks import CommandError
 from agents.cli.demo import Demo
 from agents.cli.evaluate import Evaluate
@@ -43,6 +44,7 @@ Command = (
     | Annotated[Models, subcommand("models")]
     | Annotated[Miniature, subcommand("miniature")]
     | Annotated[Tune, subcommand("tune")]
+    | Annotated[Cache, subcommand("cache")]
 )
 
 
@@ -73,7 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(argv: Sequence[str]) -> Train | Evaluate | Play | Demo | Models | Miniature | Tune:
+def parse(
+    argv: Sequence[str],
+) -> Train | Evaluate | Play | Demo | Models | Miniature | Tune | Cache:
     """Return the command that `argv` describes.
 
     Raises:

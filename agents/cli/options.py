@@ -6,11 +6,12 @@ Nothing here loads torch before a command runs, so that `--help` is quick.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from tyro.conf import arg
 
-from agents.cli.checks import check_at_least
+from agents.cli.checks import check_at_least, check_file
 from agents.cli.objects import load_object
 from zs_env.random import derive
 from zs_env.search.engine import SearchEngine
@@ -31,8 +32,25 @@ EngineName = Annotated[
         help="What answers queries: simulator (a language model), world (exact facts), bm25 (an "
         "index over its sentences), empty (finds nothing), simulator:FOLDER or simulator:HUB_ID "
         "(another model), simulator:http://HOST:PORT/v1#MODEL (one on an OpenAI-compatible "
-        "server; its key in ZS_API_KEY), vllm:FOLDER (one in vLLM), or an import path "
-        "module:attribute.",
+        "server; its key in ZS_API_KEY), vllm:FOLDER (one in vLLM), cached:FILE#ENGINE "
+        "(another one's replies, recorded in a file), or an import path module:attribute.",
+    ),
+]
+CacheFile = Annotated[
+    str,
+    arg(
+        metavar="FILE",
+        help="Answer queries from this file wherever it holds the reply (see `zerosearch cache`); "
+        "it is made if need be.",
+    ),
+]
+CacheModeName = Annotated[
+    str,
+    arg(
+        metavar="MODE",
+        help="What happens to a query that `--cache` does not hold: record (the engine is asked, "
+        "and its reply written), replay (asked, not written) or replay-strict (an error; the "
+        "engine is not loaded, and its model need not exist).",
     ),
 ]
 PolicyName = Annotated[
@@ -63,6 +81,33 @@ Threads = Annotated[
         help="Threads of torch; 0 means OMP_NUM_THREADS, or else all physical cores there are.",
     ),
 ]
+
+
+def load_cached_engine(name: str, cache: str, mode: str) -> SearchEngine:
+    """Return the engine that `--engine` names, behind the file that `--cache` names, if any.
+
+    Args:
+        name: As `load_engine`; in replay-strict, what the engine was called when it was recorded.
+        cache: The file; empty means none.
+        mode: A `CacheMode`.
+
+    Raises:
+        ValueError: If one is unknown, or the file cannot be written.
+        TypeError: If the engine cannot be one, or cannot be told from others.
+        CacheError: If the file holds no cache, or replay-strict finds no such engine in it.
+        FileNotFoundError: If the engine's model, or a file to replay, is missing.
+    """
+    from zs_env.search.cached import CachedSearchEngine, CacheMode, read_mode
+
+    kind = read_mode(mode, "cache_mode")
+    if not cache:
+        if kind is not CacheMode.RECORD:
+            raise ValueError(f"`cache` must name a file for cache_mode={mode!r}, got ''")
+        return load_engine(name)
+    if kind is CacheMode.RECORD:
+        check_file(Path(cache), "cache")
+    engine = None if kind is CacheMode.REPLAY_STRICT else load_engine(name)
+    return CachedSearchEngine(engine, cache, mode=mode, name=name)
 
 
 def load_engine(name: str) -> SearchEngine:

@@ -19,10 +19,12 @@ from tyro.conf import arg
 from agents.cli.checks import check_at_least, check_folder, check_probability, usage_errors
 from agents.cli.files import write_json
 from agents.cli.options import (
+    CacheFile,
+    CacheModeName,
     EngineName,
     PolicyName,
     Threads,
-    load_engine,
+    load_cached_engine,
     load_policy,
     load_questions,
 )
@@ -98,6 +100,8 @@ class Train:
     num_minibatches: int = 2
     max_new_tokens: int = 48
     temperature: float = 1.0
+    cache: CacheFile = ""
+    cache_mode: CacheModeName = "record"
     threads: Threads = 0
 
     @property
@@ -155,7 +159,7 @@ def prepare(config: Train) -> Setup:
     shared = {f.name: getattr(config, f.name) for f in fields(TrainerConfig) if f.name in _NAMES}
     settings = TrainerConfig(**shared)
     questions = load_questions("miniwiki", "validation", config.eval_questions, config.seed)
-    engine = load_engine(config.engine)
+    engine = load_cached_engine(config.engine, config.cache, config.cache_mode)
     env = make_env(config, engine)
     policy = load_policy(config.policy)
     trainer = Trainer(policy, env, algorithm, config=settings, curriculum=curriculum)

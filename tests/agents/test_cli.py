@@ -14,8 +14,8 @@ from agents.cli.threads import default_threads, num_physical_cores
 from agents.cli.train import Train
 
 COMMANDS = {
-    "train": ["--algorithm", "--engine", "--policy", "--noise-end", "(default: 0.5)"],
-    "evaluate": ["--engine", "--policy", "--split", "--json", "--episodes", "(default: test)"],
+    "train": ["--algorithm", "--engine", "--policy", "--noise-end", "(default: 0.5)", "--cache"],
+    "evaluate": ["--engine", "--policy", "--split", "--json", "(default: test)", "--cache-mode"],
     "play": ["--engine", "--noise", "--max-turns", "(default: 6)"],
     "demo": ["--steps", "--seed", "--out", "(default: 30)", "runs/demo"],
     "models build": ["--out", "--size", "--seed", "runs/models"],
@@ -28,6 +28,9 @@ COMMANDS = {
     "tune calibrate": ["--engine", "--num-requests"],
     "tune card": ["--model"],
     "tune run": ["--config", "--dry-run"],
+    "cache show": ["FILE"],
+    "cache export": ["FILE", "--output"],
+    "cache import": ["FILE", "--input"],
 }
 
 MISTAKES = {
@@ -113,7 +116,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert not [
         name
-        for name in ("train", "evaluate", "play", "demo", "models", "miniature", "tune")
+        for name in ("train", "evaluate", "play", "demo", "models", "miniature", "tune", "cache")
         if name not in shown
     ]
 

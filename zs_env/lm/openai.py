@@ -9,6 +9,8 @@ seeds do not carry over; and servers that batch are repeatable up to ties of flo
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -89,6 +91,17 @@ class OpenAIGenerator:
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
         self._client.close()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what completions depend on: where the model is, and its name; no key."""
+        # More fields are no place for secrets, but nobody looks at a digest to find one.
+        extra = hashlib.sha256(json.dumps(self._extra, sort_keys=True).encode()).hexdigest()
+        return {
+            "urls": list(self._client.base_urls),
+            "model": self._model,
+            "chat": self._chat,
+            "extra_fields_sha256": extra,
+        }
 
     @property
     def max_context(self) -> int | None:

@@ -25,6 +25,7 @@ from transformers.utils import logging
 from zs_env.lm.attention import GROUPED_ATTENTION, hidden_score
 from zs_env.lm.cache import RaggedCache
 from zs_env.lm.generator import Completion, FinishReason, SamplingParams
+from zs_env.lm.identity import model_digest, state_digest
 from zs_env.lm.sampling import sample
 from zs_env.random import uniforms
 
@@ -79,6 +80,7 @@ class TransformersLM:
         if model.device.type == "cpu":
             model.set_attn_implementation(GROUPED_ATTENTION)
         self._stop_ids: dict[tuple[str, ...], frozenset[int]] = {}
+        self._source: str | Path | None = None
 
     @classmethod
     def from_pretrained(
@@ -94,12 +96,23 @@ class TransformersLM:
             dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         with no_progress_bars():
             model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-        return cls(model.to(device).eval(), AutoTokenizer.from_pretrained(path), max_batch_size)
+        lm = cls(model.to(device).eval(), AutoTokenizer.from_pretrained(path), max_batch_size)
+        lm._source = Path(path).absolute() if Path(path).is_dir() else path
+        return lm
 
     @property
     def max_context(self) -> int:
         """Number of tokens that a context can hold."""
         return int(self.model.config.max_position_embeddings)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what completions depend on: a digest of the model, and its type of numbers.
+
+        Of a model that was loaded, the files are told: it must not have been trained since.
+        """
+        if self._source is None:
+            return {"model": state_digest(self.model, self.tokenizer)}
+        return {"model": model_digest(self._source), "dtype": str(self.model.dtype)}
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, with no special token added."""

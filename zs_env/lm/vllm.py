@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from zs_env.lm.generator import Completion, FinishReason, SamplingParams
+from zs_env.lm.identity import model_digest
 from zs_env.lm.transcripts import TranscriptSession
 
 
@@ -65,6 +66,11 @@ class VLLMGenerator:
     def max_context(self) -> int:
         """Number of tokens that a context can hold."""
         return int(self._llm.model_config.max_model_len)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what completions depend on: a digest of the model, and its type of numbers."""
+        config = self._llm.model_config
+        return {"back_end": "vllm", "model": model_digest(config.model), "dtype": str(config.dtype)}
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, with no special token added."""

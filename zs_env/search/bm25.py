@@ -14,6 +14,7 @@ from zs_env.checks import check_probability
 from zs_env.search.batches import QueryBatch, put_together, split_by_top_k
 from zs_env.search.build_once import built, default_folder
 from zs_env.search.corpus import DocumentStore, open_corpus
+from zs_env.search.description import digest
 from zs_env.search.engine import Document, SearchRequest
 
 _VERSION: Final = 1
@@ -41,6 +42,7 @@ class BM25SearchEngine:
         documents = [p if isinstance(p, Document) else Document(p) for p in passages]
         self._documents: Sequence[Document] | DocumentStore = documents
         self._index = _make_index(documents, k1, b)
+        self._parameters, self._passages_sha256 = {"k1": k1, "b": b}, ""
 
     @classmethod
     def from_file(
@@ -72,9 +74,9 @@ class BM25SearchEngine:
 
         _check_parameters(k1, b)
         root = default_folder() if index is None else Path(index).expanduser()
-        documents, digest = open_corpus(Path(corpus).expanduser(), root)
+        documents, passages = open_corpus(Path(corpus).expanduser(), root)
         version = [bm25s.__version__, _VERSION]
-        parts = {"corpus": digest, "k1": float(k1), "b": float(b), "version": version}
+        parts = {"corpus": passages, "k1": float(k1), "b": float(b), "version": version}
         folder = built(
             root,
             "bm25",
@@ -84,7 +86,13 @@ class BM25SearchEngine:
         engine = cls.__new__(cls)
         engine._documents = documents
         engine._index = bm25s.BM25.load(folder, mmap=True, show_progress=False)
+        engine._parameters, engine._passages_sha256 = {"k1": k1, "b": b}, passages
         return engine
+
+    def describe(self) -> dict[str, Any]:
+        """Return what replies depend on: a digest of the passages, and the parameters."""
+        passages = self._passages_sha256 or digest([[d.title, d.text] for d in self._documents])
+        return {"engine": "bm25", "passages_sha256": passages, **self._parameters}
 
     def search(self, requests: Sequence[SearchRequest]) -> list[list[Document]]:
         """Return the best-scoring passages of each request, best first.

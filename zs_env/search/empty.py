@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from zs_env.search.engine import Document, SearchRequest
 
 
 class EmptySearchEngine:
     """Return no document for any request."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return that replies depend on nothing."""
+        return {"engine": "empty"}
 
     def search(self, requests: Sequence[SearchRequest]) -> list[list[Document]]:
         """Return one empty list a request."""

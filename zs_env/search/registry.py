@@ -110,6 +110,18 @@ def _only_name(scheme: str, wanted: str, place: Place) -> str:
     return place.name
 
 
+def _open_cached(place: Place) -> SearchEngine:
+    from zs_env.search.cached import open_cached
+
+    return open_cached(place)
+
+
+def _check_cached(place: Place) -> None:
+    from zs_env.search.cached import check_place
+
+    check_place(place)
+
+
 @dataclass(frozen=True, slots=True)
 class Scheme:
     """Engines written `scheme:place`, where the place says which.
@@ -117,10 +129,12 @@ class Scheme:
     Attributes:
         open: Builds the engine; what an option's value must be is its to check.
         options: The options that it knows.
+        check: Raises ValueError at a place that `open` would not take; builds nothing.
     """
 
     open: Callable[[Place], SearchEngine]
     options: frozenset[str] = frozenset()
+    check: Callable[[Place], None] = lambda _: None
 
 
 SCHEMES: Final[dict[str, Scheme]] = {
@@ -131,6 +145,7 @@ SCHEMES: Final[dict[str, Scheme]] = {
     "retriever": Scheme(_open_retriever, frozenset(RETRIEVER)),
     "serpapi": Scheme(partial(_open_google, "serpapi"), frozenset(GOOGLE)),
     "serper": Scheme(partial(_open_google, "serper"), frozenset(GOOGLE)),
+    "cached": Scheme(_open_cached, frozenset({"mode", "digest"}), _check_cached),
 }
 
 
@@ -143,14 +158,15 @@ def names_engine(text: str) -> bool:
     """
     if text in ENGINES:
         return True
-    scheme, _, place = text.partition(":")
-    if scheme not in SCHEMES or not place:
+    scheme, _, rest = text.partition(":")
+    if scheme not in SCHEMES or not rest:
         return False
-    known = SCHEMES[scheme].options
-    for option in read_place(place).options:
+    place, known = read_place(rest), SCHEMES[scheme].options
+    for option in place.options:
         if option not in known:
             choice = ", ".join(sorted(known)) or "none"
             raise ValueError(f"options of `{scheme}:` are {choice}, got {option!r}")
+    SCHEMES[scheme].check(place)
     return True
 
 
@@ -182,8 +198,9 @@ def make_engine(engine: str | SearchEngine) -> SearchEngine:
             commas between their URLs; the model may be left out where there is only one),
             "vllm:<folder or hub id>" (one in vLLM in this process); "bm25:<corpus file>",
             "dense:<corpus file>?model=<folder or hub id>", "retriever:<URL>", "serpapi:google",
-            "serper:google" (real engines, see docs/engines.md); or any object with a `search`
-            method.
+            "serper:google" (real engines, see docs/engines.md);
+            "cached:<file>?mode=<mode>#<engine>" (what was recorded of another engine by name, see
+            `zs_env.search.cached`); or any object with a `search` method.
 
     Raises:
         ValueError: If it is a name that no engine has, or a URL that cannot be one.

@@ -7,8 +7,10 @@ useful or noisy documents are wanted, and writes the documents. One batch is one
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from zs_env.lm.generator import LanguageModelError, SamplingParams, TextGenerator
+from zs_env.search.description import describe_part, prompt_digest
 from zs_env.search.engine import Document, SearchEngineError, SearchRequest
 from zs_env.search.prompts import parse_documents, tuned_prompt
 
@@ -39,6 +41,20 @@ class SimulatedSearchEngine:
         """
         self.generator, self._prompt, self._temperature = generator, prompt, temperature
         self._max_tokens = max_tokens_per_document
+
+    def describe(self) -> dict[str, Any]:
+        """Return what replies depend on: the prompt, how is sampled, and the model's description.
+
+        Raises:
+            TypeError: If the language model has no method `describe`.
+        """
+        return {
+            "engine": "simulator",
+            "prompt_sha256": prompt_digest(self._prompt),
+            "temperature": self._temperature,
+            "max_tokens_per_document": self._max_tokens,
+            "model": describe_part("generator", self.generator),
+        }
 
     def search(self, requests: Sequence[SearchRequest]) -> list[list[Document]]:
         """Return what the model writes: at most `top_k` distinct documents a request.

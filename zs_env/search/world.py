@@ -14,7 +14,9 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
+from zs_env.search.description import digest
 from zs_env.search.engine import Document, NoiseKind, SearchRequest
 from zs_env.task.miniwiki import RELATIONS, Fact, MiniWiki, SubWorld, look_alikes
 
@@ -60,6 +62,11 @@ class WorldSearchEngine:
             for name in (fact.subject, fact.object):
                 self._names[tuple(_WORD.findall(name.lower()))] = name
         self._longest = max(map(len, self._names))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what replies depend on: a digest of all facts."""
+        facts = [[f.subject, f.relation, f.object, *f.passages] for f in self._facts]
+        return {"engine": "world", "facts_sha256": digest(facts)}
 
     def search(self, requests: Sequence[SearchRequest]) -> list[list[Document]]:
         """Return exactly `top_k` documents a request where the world has that many."""
