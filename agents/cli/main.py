@@ -26,6 +26,8 @@ from agents.cli.evaluate import Evaluate
 from agents.cli.miniature import Miniature
 from agents.cli.models import Models
 from agents.cli.play import Play
+from agents.cli.search import Search
+from agents.cli.serve import Serve
 from agents.cli.train import Train
 from agents.cli.tune import Tune
 from zs_env.search.engine import SearchEngineError
@@ -43,6 +45,8 @@ Command = (
     | Annotated[Models, subcommand("models")]
     | Annotated[Miniature, subcommand("miniature")]
     | Annotated[Tune, subcommand("tune")]
+    | Annotated[Serve, subcommand("serve")]
+    | Annotated[Search, subcommand("search")]
 )
 
 
@@ -73,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(argv: Sequence[str]) -> Train | Evaluate | Play | Demo | Models | Miniature | Tune:
+def parse(argv: Sequence[str]) -> Command:
     """Return the command that `argv` describes.
 
     Raises:
