@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from socket import socket
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
@@ -62,18 +63,30 @@ class Serve:
         """Serve until SIGTERM or SIGINT."""
         with usage_errors():
             from zs_env.serve.app import make_app
-            from zs_env.serve.server import bind, is_loopback, serve, url_of
+            from zs_env.serve.server import bind, serve, url_of
 
             config = serve_config(self)
             bound = bind(self.host, self.port)  # a port that is taken is told before a model loads
-            if self.engine.startswith("simulator"):
-                use_threads(self.threads)
-            engine = load_engine(self.engine)
-        if not config.token and not is_loopback(bound):
-            print(f"zerosearch: warning: anybody who reaches {self.host} may ask: set "
-                  "ZS_SERVE_TOKEN, or leave --host out", file=sys.stderr, flush=True)  # fmt: skip
-        ready = f"serving {self.engine} at {url_of(bound)}"
-        serve(make_app(engine, config), bound, lambda: print(ready, flush=True), self.drain_seconds)
+        with bound:
+            with usage_errors():
+                if self.engine.startswith("simulator"):
+                    use_threads(self.threads)
+                app = make_app(load_engine(self.engine), config)
+            warn_of_open_door(bound, config)
+            ready = f"serving {self.engine} at {url_of(bound)}"
+            serve(app, bound, lambda: print(ready, flush=True), self.drain_seconds)
+
+
+def warn_of_open_door(bound: socket, config: ServeConfig) -> None:
+    """Say so where others than this machine can ask without a token."""
+    from zs_env.serve.app import TOKEN_VARIABLE
+    from zs_env.serve.server import is_loopback
+
+    if config.token or is_loopback(bound):
+        return
+    host = bound.getsockname()[0]
+    message = f"anybody who reaches {host} may ask: set {TOKEN_VARIABLE}, or leave --host out"
+    print(f"zerosearch: warning: {message}", file=sys.stderr, flush=True)
 
 
 def serve_config(config: Serve) -> ServeConfig:

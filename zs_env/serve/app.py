@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -37,8 +36,6 @@ from zs_env.serve.contracts import (
 )
 from zs_env.serve.metrics import MEDIA_TYPE, Metrics
 
-_log = logging.getLogger(__name__)
-
 TOKEN_VARIABLE: Final = "ZS_SERVE_TOKEN"
 PATH: Final = "/retrieve"
 
@@ -47,6 +44,8 @@ _RETRY_SECONDS: Final = 1
 _BODY_SECONDS: Final = 30.0
 _CLOSE_SECONDS: Final = 5.0
 _UNBOUNDED: Final = 1 << 62
+_HANG_UP: Final = {"Connection": "close"}
+"""For answers to a request that is not read to its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +112,7 @@ def make_app(engine: SearchEngine, config: ServeConfig | None = None) -> FastAPI
     return app
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """A request that gets an error instead of documents."""
 
     def __init__(
@@ -171,7 +170,7 @@ class Service:
         """Return the metrics to those who may ask."""
         try:
             self._authorise(http)
-        except Refusal as refusal:
+        except RefusalError as refusal:
             return refusal.response()
         return Response(self._metrics.text(), media_type=MEDIA_TYPE)
 
@@ -186,7 +185,7 @@ class Service:
         except ContractError as error:
             contract = error.contract or contract
             response = _refused(error).response()
-        except Refusal as refusal:
+        except RefusalError as refusal:
             response = refusal.response()
         self._metrics.note_request(contract, response.status_code, time.perf_counter() - start)
         return response
@@ -203,56 +202,62 @@ class Service:
         # Bytes, for a text beyond ASCII cannot be compared in constant time.
         is_right = hmac.compare_digest(given.strip().encode(), token.encode())
         if scheme.lower() != "bearer" or not is_right:
-            headers = {"WWW-Authenticate": "Bearer", "Connection": "close"}
-            raise Refusal(HTTPStatus.UNAUTHORIZED, "a bearer token is needed", headers=headers)
+            headers = {"WWW-Authenticate": "Bearer", **_HANG_UP}
+            raise RefusalError(HTTPStatus.UNAUTHORIZED, "a bearer token is needed", headers=headers)
 
     async def _read(self, http: Request) -> Asked:
         self._authorise(http)
         if http.headers.get("content-encoding", "identity").lower() != "identity":
             message = "the body must not be compressed"
-            raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, message)
+            status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+            raise RefusalError(status, message, headers=_HANG_UP)
         body = await _read_body(http, self._config.max_body_bytes)
         content_type = http.headers.get("content-type", "")
         if http.url.path != PATH and not is_msgpack(body, content_type):
-            raise Refusal(HTTPStatus.NOT_FOUND, f"JSON requests go to {PATH}")
+            raise RefusalError(HTTPStatus.NOT_FOUND, f"JSON requests go to {PATH}")
         return read_request(body, content_type, self._config.rules)
 
     async def _found(self, http: Request, asked: Asked) -> Sequence[Documents]:
         if self._batcher is None:
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the server is not up")
-        retry = {"Retry-After": str(_RETRY_SECONDS)}
+            raise _unavailable("the server is not up")
         try:
             return await _answers(self._batcher, http, asked.requests)
+        except RefusalError:
+            raise
         except QueueFullError as error:
-            message = f"too much to do: {error}"
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, message, headers=retry) from error
+            raise _unavailable(f"too much to do: {error}") from error
         except SearchEngineError as error:
             if is_unanswerable(error):
-                raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers=retry) from error
+                raise RefusalError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
+            raise _unavailable(str(error)) from error
+        except asyncio.CancelledError as error:  # it took longer than the server had left to live
+            raise _unavailable("the server is shutting down") from error
         except Exception as error:  # a mistake in the engine, which the batcher has logged
-            message = f"the search engine failed: {type(error).__name__}"
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, message, headers=retry) from error
+            raise _unavailable(f"the search engine failed: {type(error).__name__}") from error
+
+
+def _unavailable(message: str) -> RefusalError:
+    headers = {"Retry-After": str(_RETRY_SECONDS)}
+    return RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, message, headers=headers)
 
 
 def _neutralised(documents: Sequence[Document]) -> Sequence[Document]:
     return neutralise_documents(documents, _UNBOUNDED, _UNBOUNDED)
 
 
-def _refused(error: ContractError) -> Refusal:
+def _refused(error: ContractError) -> RefusalError:
     unreadable = error.field is None
     status = HTTPStatus.BAD_REQUEST if unreadable else HTTPStatus.UNPROCESSABLE_ENTITY
-    return Refusal(status, str(error), field=error.field)
+    return RefusalError(status, str(error), field=error.field)
 
 
 async def _read_body(http: Request, max_bytes: int) -> bytes:
     """Return the whole body, however long the client says that it is.
 
     Raises:
-        Refusal: If it is too long, takes too long, or does not end.
+        RefusalError: If it is too long, takes too long, or does not end.
     """
     body = bytearray()
-    hang_up = {"Connection": "close"}  # nobody reads the rest
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             async for chunk in http.stream():
@@ -260,12 +265,12 @@ async def _read_body(http: Request, max_bytes: int) -> bytes:
                 if len(body) > max_bytes:
                     message = f"the body must have at most {max_bytes} bytes"
                     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-                    raise Refusal(status, message, headers=hang_up)
+                    raise RefusalError(status, message, headers=_HANG_UP)
     except TimeoutError:
         message = f"the body must arrive within {_BODY_SECONDS:g} s"
-        raise Refusal(HTTPStatus.REQUEST_TIMEOUT, message, headers=hang_up) from None
+        raise RefusalError(HTTPStatus.REQUEST_TIMEOUT, message, headers=_HANG_UP) from None
     except ClientDisconnect:
-        raise Refusal(_CLIENT_GONE, "the client went away") from None
+        raise RefusalError(_CLIENT_GONE, "the client went away") from None
     return bytes(body)
 
 
@@ -276,22 +281,29 @@ async def _answers(
 
     Raises:
         QueueFullError: If there is no room for the requests.
-        Refusal: If the client went away.
+        RefusalError: If the client went away.
         Exception: Whatever the engine raised.
     """
     futures = batcher.submit(requests)
     found = asyncio.gather(*map(asyncio.wrap_future, futures))
+    found.add_done_callback(_look_at)
     gone = asyncio.create_task(_disconnected(http))
     try:
         await asyncio.wait((found, gone), return_when=asyncio.FIRST_COMPLETED)
         if not found.done():
-            raise Refusal(_CLIENT_GONE, "the client went away")
+            raise RefusalError(_CLIENT_GONE, "the client went away")
         return found.result()
     finally:
         gone.cancel()
         found.cancel()
         for future in futures:
             future.cancel()  # what still waits, if one of them failed
+
+
+def _look_at(found: asyncio.Future[Any]) -> None:
+    """Look at the error of what nobody waits for any more, which asyncio else logs."""
+    if not found.cancelled():
+        found.exception()
 
 
 async def _disconnected(http: Request) -> None:

@@ -349,8 +349,8 @@ def write_reply(asked: Asked, found: Sequence[Sequence[Document]]) -> Reply:
 
     Example:
         >>> asked = read_request(b'{"query": "red planet", "top_k": 1}')
-        >>> write_reply(asked, [[Document("It is red.", "Mars")]]).content
-        b'[{"text": "\\\\"Mars\\\\"\\\\nIt is red."}]'
+        >>> write_reply(asked, [[Document("It is red.")]]).content
+        b'[{"text": "It is red."}]'
     """
     if asked.contract is Contract.ZEROSEARCH:
         return _json([{"text": contents(document).strip("\n")} for document in found[0]])
