@@ -104,7 +104,13 @@ def serve_config(config: Serve) -> ServeConfig:
     check_at_least(1, drain_seconds=config.drain_seconds)
     return ServeConfig(
         name=config.engine.partition(":")[0],  # the rest may tell of what is not for everybody
-        rules=Rules(top_k=config.top_k, noise=config.noise, seed=config.seed),
+        rules=Rules(
+            top_k=config.top_k,
+            noise=config.noise,
+            seed=config.seed,
+            # More would never fit into the queue, and be told to come back for ever.
+            max_queries=min(Rules().max_queries, max(1, config.max_queue)),
+        ),
         batches=BatchLimits(
             max_batch_size=config.max_batch_size,
             max_wait=config.max_wait_ms / 1000,

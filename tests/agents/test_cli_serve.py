@@ -279,6 +279,8 @@ def test_failures_are_told_apart_by_status(gate: Callable[..., Gate]) -> None:
         assert (reply.status_code, reply.json()) == (503, {"error": "the index is down"})
     wrong = server.post({"query": "a", "topk": "many"})
     assert (wrong.status_code, wrong.json()["field"]) == (422, "topk")
+    never = server.post({"queries": ["a"] * 3})  # would not fit into an empty queue either
+    assert (never.status_code, never.json()["field"]) == (422, "queries")
     long = server.post({"query": "x" * 1000})
     assert (long.status_code, set(long.json())) == (413, {"error"})
     assert server.post({"query": "a", "top_k": 1}).json() == [{"text": "a"}]
