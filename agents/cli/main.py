@@ -27,6 +27,8 @@ from agents.cli.evaluate import Evaluate
 from agents.cli.miniature import Miniature
 from agents.cli.models import Models
 from agents.cli.play import Play
+from agents.cli.search import Search
+from agents.cli.serve import Serve
 from agents.cli.train import Train
 from agents.cli.tune import Tune
 from zs_env.search.engine import SearchEngineError
@@ -44,6 +46,8 @@ Command = (
     | Annotated[Models, subcommand("models")]
     | Annotated[Miniature, subcommand("miniature")]
     | Annotated[Tune, subcommand("tune")]
+    | Annotated[Search, subcommand("search")]
+    | Annotated[Serve, subcommand("serve")]
     | Annotated[Cache, subcommand("cache")]
 )
 
@@ -75,9 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(
-    argv: Sequence[str],
-) -> Train | Evaluate | Play | Demo | Models | Miniature | Tune | Cache:
+def parse(argv: Sequence[str]) -> Command:
     """Return the command that `argv` describes.
 
     Raises:

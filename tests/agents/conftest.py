@@ -1,8 +1,16 @@
 """A text environment with a known optimum, and a token generator that follows a script."""
 
+import os
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Timer
 from typing import ClassVar
 
 import gymnasium as gym
+import httpx
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -150,3 +158,81 @@ class ScriptedGenerator:
 def scripted():
     """Return the class of token generators that follow a script."""
     return ScriptedGenerator
+
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60.0
+
+
+class Server:
+    """`zerosearch serve` in a process of its own, on a free port; a context manager that ends it.
+
+    Attributes:
+        ready: The line that it prints when it is up.
+        url: Its base URL.
+    """
+
+    def __init__(self, *options, cwd=ROOT, **environ):
+        command = [sys.executable, "-m", "agents.cli.main", "serve", "--port", "0", *options]
+        inherited = {k: v for k, v in os.environ.items() if k != "ZS_SERVE_TOKEN"}
+        self.process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=inherited | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        alarm = Timer(PATIENCE, self.process.kill)
+        alarm.start()
+        self.ready = self.process.stdout.readline().strip()
+        alarm.cancel()
+        assert self.ready, self.process.communicate()[1]
+        self.url = self.ready.rpartition(" ")[2]
+
+    def post(self, body=None, path="/retrieve", **kwargs):
+        given = {} if body is None else {"json": body}
+        return httpx.post(self.url + path, **given, **kwargs, timeout=PATIENCE)
+
+    def metrics(self):
+        """Return every number of `/metrics` by its name and labels."""
+        lines = httpx.get(f"{self.url}/metrics").text.splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, value in pairs}
+
+    def stop(self, number=signal.SIGTERM):
+        """Send a signal; return the exit code and what was printed since the start."""
+        self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self):
+        out, err = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, out, err
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def shared_server():
+    """Return a function that starts a server with some options, once for all tests."""
+    with ExitStack() as stack:
+        started = {}
+
+        def get(*options):
+            if options not in started:
+                started[options] = stack.enter_context(Server(*options))
+            return started[options]
+
+        yield get
+
+
+@pytest.fixture
+def start_server():
+    """Return a function that starts a server, which ends with the test."""
+    with ExitStack() as stack:
+        yield lambda *args, **kwargs: stack.enter_context(Server(*args, **kwargs))
