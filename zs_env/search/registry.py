@@ -47,23 +47,40 @@ ENGINES: Final[dict[str, Callable[[], SearchEngine]]] = {
 }
 
 
-def _open_simulator(place: Place) -> SearchEngine:
-    from zs_env.search.simulator import SimulatedSearchEngine
+def _check_simulator(place: Place) -> None:
+    from zs_env.search.simulator import read_options
 
+    read_options(place.options)
+
+
+def _open_simulator(place: Place) -> SearchEngine:
+    from zs_env.search.simulator import SimulatedSearchEngine, read_options
+
+    arguments = read_options(place.options)
     if place.urls:
         from zs_env.lm.openai import OpenAIGenerator
 
-        return SimulatedSearchEngine(OpenAIGenerator(place.urls, place.model))
+        return SimulatedSearchEngine(OpenAIGenerator(place.urls, place.model), **arguments)
     from zs_env.lm.transformers import TransformersLM
 
-    return SimulatedSearchEngine(TransformersLM.from_pretrained(place.name))
+    lm = TransformersLM.from_pretrained(place.name)
+    _check_chat(place, lm.has_chat_template)
+    return SimulatedSearchEngine(lm, **arguments)
 
 
 def _open_vllm(place: Place) -> SearchEngine:
     from zs_env.lm.vllm import VLLMGenerator
-    from zs_env.search.simulator import SimulatedSearchEngine
+    from zs_env.search.simulator import SimulatedSearchEngine, read_options
 
-    return SimulatedSearchEngine(VLLMGenerator.from_pretrained(place.name))
+    arguments = read_options(place.options)
+    lm = VLLMGenerator.from_pretrained(place.name)
+    _check_chat(place, lm.has_chat_template)
+    return SimulatedSearchEngine(lm, **arguments)
+
+
+def _check_chat(place: Place, has_chat_template: bool) -> None:
+    if place.options.get("chat") == "true" and not has_chat_template:
+        raise ValueError(f"`chat` must be false for a model without chat template: {place.name!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +88,20 @@ class Scheme:
     """Engines written `scheme:place`, where the place says which.
 
     Attributes:
-        open: Builds the engine; what an option's value must be is its to check.
+        open: Builds the engine.
         options: The options that it knows.
+        check: Checks the options' values, without building anything; raises ValueError.
     """
 
     open: Callable[[Place], SearchEngine]
     options: frozenset[str] = frozenset()
+    check: Callable[[Place], None] = lambda _: None
 
 
+_SIMULATOR_OPTIONS: Final = frozenset({"prompt", "temperature", "chat", "tokens"})
 SCHEMES: Final[dict[str, Scheme]] = {
-    "simulator": Scheme(_open_simulator),
-    "vllm": Scheme(_open_vllm),
+    "simulator": Scheme(_open_simulator, _SIMULATOR_OPTIONS, _check_simulator),
+    "vllm": Scheme(_open_vllm, _SIMULATOR_OPTIONS, _check_simulator),
 }
 
 
@@ -90,18 +110,19 @@ def names_engine(text: str) -> bool:
 
     Raises:
         ValueError: If the place is a server whose URL cannot be one, or has an option that the
-            engine does not know.
+            engine does not know, or a value that the option cannot have.
     """
     if text in ENGINES:
         return True
     scheme, _, place = text.partition(":")
     if scheme not in SCHEMES or not place:
         return False
-    known = SCHEMES[scheme].options
-    for option in read_place(place).options:
+    read, known = read_place(place), SCHEMES[scheme].options
+    for option in read.options:
         if option not in known:
             choice = ", ".join(sorted(known)) or "none"
             raise ValueError(f"options of `{scheme}:` are {choice}, got {option!r}")
+    SCHEMES[scheme].check(read)
     return True
 
 
@@ -131,8 +152,9 @@ def make_engine(engine: str | SearchEngine) -> SearchEngine:
             "simulator:<folder or hub id>" (another language model in this process),
             "simulator:<URL>#<model>" (one on an OpenAI-compatible server, or on several with
             commas between their URLs; the model may be left out where there is only one),
-            "vllm:<folder or hub id>" (one in vLLM in this process); or any object with a `search`
-            method.
+            "vllm:<folder or hub id>" (one in vLLM in this process), all three with options like
+            `?prompt=prompted&temperature=0.7&chat=true&tokens=40` before the `#` (see
+            docs/simulator.md); or any object with a `search` method.
 
     Raises:
         ValueError: If it is a name that no engine has, or a URL that cannot be one.
