@@ -197,16 +197,19 @@ def _without_cut_off_mark(piece: _Piece, number: int) -> _Piece:
 
 
 def _without_farewell(pieces: list[_Piece]) -> list[_Piece]:
-    """Return `pieces` without a closing remark, if only the last has more than one paragraph."""
+    """Return `pieces` without a closing remark: paragraphs that only the last one has."""
     *others, last = pieces
-    if not others or any(_paragraph(piece.lines) != piece.lines for piece in others):
+    if not others:
         return pieces
-    return [*others, replace(last, lines=_paragraph(last.lines))]
+    longest = max(len(_paragraph_ends(piece.lines)) for piece in others)
+    ends = _paragraph_ends(last.lines)
+    return [*others, replace(last, lines=last.lines[: ends[:longest][-1]])]
 
 
-def _paragraph(lines: Sequence[str]) -> Sequence[str]:
-    """Return the lines up to the first blank one."""
-    return lines[: next((i for i, line in enumerate(lines[1:], 1) if not line.strip()), None)]
+def _paragraph_ends(lines: Sequence[str]) -> list[int]:
+    """Return how many lines there are up to the end of each paragraph."""
+    blank = [not line.strip() for line in lines] + [True]
+    return [i for i in range(1, len(blank)) if blank[i] and not blank[i - 1]] or [len(lines)]
 
 
 # One document

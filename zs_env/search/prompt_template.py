@@ -122,10 +122,11 @@ def _variables(request: SearchRequest) -> dict[str, Any]:
 
 
 def _place(template: Template, error: Exception) -> str:
-    """Return file and line of a template's error."""
-    traceback, line = error.__traceback__, 0
+    """Return file and line of a template's error; the file alone if it is in none of its lines."""
+    traceback, place = error.__traceback__, str(template.filename)
     while traceback is not None:
         if traceback.tb_frame.f_code.co_filename == template.filename:
             line = template.get_corresponding_lineno(traceback.tb_lineno)
+            place = f"{template.filename}:{line}"
         traceback = traceback.tb_next
-    return f"{template.filename}:{line}"
+    return place
