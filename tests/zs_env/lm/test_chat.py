@@ -46,8 +46,8 @@ def chat_tokenizer(tiny_tokenizer):
 
 @pytest.fixture(scope="module", params=["qwen2", "llama"])
 def model(request, make_tiny_model):
-    # A byte is a token here, and the prompted prompt has a few thousand.
-    return make_tiny_model(request.param, max_position_embeddings=8192, hidden_size=32)
+    # About a token a byte, and the prompted prompt has a few thousand.
+    return make_tiny_model(request.param, max_position_embeddings=8192)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,9 @@ def test_chat_that_the_template_refuses_cannot_be_asked(model, chat_tokenizer):
     tokenizer.chat_template = NO_SYSTEM + TEMPLATE.replace("{{ bos_token }}", "")
     lm = TransformersLM(model, tokenizer)
     engine = SimulatedSearchEngine(lm, prompt=lambda request: Chat(request.query, "find"))
-    with pytest.raises(SearchEngineError, match="cannot be asked: .*refuses the prompt: no system"):
+    with pytest.raises(
+        SearchEngineError, match=r"cannot be asked: .*refuses the prompt: no system"
+    ):
         engine.search(REQUESTS)
 
 
@@ -116,29 +118,52 @@ def replies(lm, texts, tokens, temperature):
     return lm.complete(texts, [request.seed for request in REQUESTS], params)
 
 
+@pytest.fixture
+def own(tmp_path):
+    """Return a short prompt in a file."""
+    file = tmp_path / "own.jinja"
+    file.write_text("Find {{ top_k }} for {{ query }}\n")
+    return file
+
+
 @pytest.mark.parametrize(
-    ("options", "prompt", "is_chat"),
+    ("prompt", "chat", "is_chat"),
     [
-        ("prompt=tuned", tuned_prompt, False),
-        ("prompt=tuned&chat=true", tuned_prompt, True),
-        ("prompt=prompted", load_prompt("prompted"), True),
-        ("prompt=prompted&chat=false", load_prompt("prompted"), False),
+        ("tuned", "", False),
+        ("tuned", "&chat=true", True),
+        ("own", "", True),
+        ("own", "&chat=true", True),
+        ("own", "&chat=false", False),
     ],
 )
-def test_engine_of_a_folder_asks_with_its_chat_template_once(chat_folder, options, prompt, is_chat):
-    engine = make_engine(f"simulator:{chat_folder}?{options}&tokens=8&temperature=0.7")
-    texts = [prompt(request) for request in REQUESTS]
-    texts = [text.user if isinstance(text, Chat) else text for text in texts]
+def test_engine_of_a_folder_asks_with_its_chat_template_once(
+    chat_folder, own, prompt, chat, is_chat
+):
+    place = own if prompt == "own" else prompt
+    engine = make_engine(f"simulator:{chat_folder}?prompt={place}&tokens=8&temperature=0.7{chat}")
+    texts = [tuned_prompt(request) for request in REQUESTS]
+    texts = ["Find 3 for who is it\n", "Find 2 for where\n"] if prompt == "own" else texts
     read = [in_template(text) if is_chat else text for text in texts]
-    plain = TransformersLM.from_pretrained(chat_folder)
-    assert engine.replies(REQUESTS) == replies(plain, read, 8, 0.7)
+    assert engine.replies(REQUESTS) == replies(engine.generator, read, 8, 0.7)
 
 
-def test_engine_of_a_folder_without_template_asks_in_plain_text(plain_folder):
-    engine = make_engine(f"simulator:{plain_folder}?prompt=prompted&tokens=8&temperature=0.7")
-    texts = [load_prompt("prompted")(request).user for request in REQUESTS]
-    lm = TransformersLM.from_pretrained(plain_folder)
-    assert engine.replies(REQUESTS) == replies(lm, texts, 8, 0.7)
+def test_engine_of_a_folder_without_template_asks_in_plain_text(plain_folder, own):
+    engine = make_engine(f"simulator:{plain_folder}?prompt={own}&tokens=8&temperature=0.7")
+    texts = ["Find 3 for who is it\n", "Find 2 for where\n"]
+    assert engine.replies(REQUESTS) == replies(engine.generator, texts, 8, 0.7)
+
+
+@pytest.mark.parametrize("has_template", [True, False])
+def test_prompted_model_reads_the_prompt_in_its_chat_template_if_it_has_one(
+    has_template, chat_folder, plain_folder, monkeypatch
+):
+    folder, read = chat_folder if has_template else plain_folder, []
+    engine = make_engine(f"simulator:{folder}?prompt=prompted&tokens=1")
+    encode = engine.generator.encode
+    monkeypatch.setattr(engine.generator, "encode", lambda text: read.append(text) or encode(text))
+    engine.replies(REQUESTS)
+    users = [load_prompt("prompted")(request).user for request in REQUESTS]
+    assert read == (list(map(in_template, users)) if has_template else users)
 
 
 def test_chat_with_a_folder_without_template_is_refused(plain_folder):
@@ -236,7 +261,7 @@ def test_server_without_template_is_an_error_that_says_so(make_server):
     server = make_server(plan=lambda request: ("status", 400, "the model has no chat template"))
     with closing(OpenAIGenerator(server.url, limits=Limits(max_tries=1))) as generator:
         engine = SimulatedSearchEngine(generator, prompt="prompted")
-        with pytest.raises(SearchEngineError, match="simulator failed: .*has no chat template"):
+        with pytest.raises(SearchEngineError, match=r"simulator failed: .*has no chat template"):
             engine.search(REQUESTS)
 
 

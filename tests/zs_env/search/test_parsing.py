@@ -65,38 +65,13 @@ WORDS = [
 # One line that begins with a plain word, as prose does, and goes on with all that could confuse.
 prose = st.lists(st.sampled_from(WORDS), max_size=6).map(lambda words: " ".join(["Mars", *words]))
 proses = st.lists(prose, min_size=1, max_size=6, unique=True)
-anything = st.text(max_size=200) | st.lists(
-    st.sampled_from(
-        [
-            *WORDS,
-            "Doc 1:",
-            "Doc",
-            "Document 2",
-            "\n1. ",
-            "\n2. ",
-            "\n[1] ",
-            "\n",
-            " ",
-            "Title: ",
-            "**",
-        ]
-        + [
-            "\n\n",
-            "```",
-            "---",
-            "(Title: a)",
-            '["',
-            '", "',
-            '"]',
-            '{"text": "',
-            "}",
-            "[",
-            "</think>",
-        ]
-        + ["<think>", "\n#", "Doc 3", "\\u00e9", "\\", "[1, 2]"]
-    ),
-    max_size=30,
-).map("".join)
+PIECES = [
+    *WORDS,
+    *("Doc 1:", "Doc", "Document 2", "Doc 3", "\n1. ", "\n2. ", "\n[1] ", "(Title: a)", "Title: "),
+    *("\n", " ", "\n\n", "**", "```", "---", "\n#", "<think>", "</think>"),
+    *('["', '", "', '"]', '{"text": "', "}", "[", "[1, 2]", "\\u00e9", "\\"),
+]
+anything = st.text(max_size=200) | st.lists(st.sampled_from(PIECES), max_size=30).map("".join)
 
 
 def texts(reply, top_k=9):
@@ -329,36 +304,23 @@ def test_title_after_a_colon_stays_in_the_text():
 @pytest.mark.parametrize(
     "unit",
     [
-        " ",
-        "\n",
-        "Doc ",
-        "Doc 1",
-        "\nDoc 1:",
-        "\n1. ",
-        "1",
-        "#",
-        "\n#",
-        "**",
-        "\n**",
-        "[",
-        '["',
-        '"a",',
-    ]
-    + [
-        "\n[1] ",
-        "Doc .",
-        "\nDoc [",
-        "(Title:",
-        "\nTitle:",
-        "</think>\n",
-        "`",
-        "\n```",
-        '{"',
-        "a\n\n",
+        *(" ", "\n", "1", "#", "\n#", "**", "\n**", "`", "\n```", "a\n\n", "</think>\n"),
+        *(
+            "Doc ",
+            "Doc 1",
+            "\nDoc 1:",
+            "Doc .",
+            "\nDoc [",
+            "\n1. ",
+            "\n[1] ",
+            "(Title:",
+            "\nTitle:",
+        ),
+        *("[", '["', '"a",', '{"'),
     ],
 )
 def test_long_reply_is_read_in_linear_time(unit):
     start = time.process_time()
     for before in ("", "a", "Doc 1 (Title: ", "Doc ", "1. a\n", '["a", ', "**Doc 1: "):
-        read_documents(before + unit * (100_000 // len(unit)))
-    assert time.process_time() - start < 4
+        read_documents(before + unit * (40_000 // len(unit)))
+    assert time.process_time() - start < 2

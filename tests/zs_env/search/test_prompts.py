@@ -85,7 +85,7 @@ def test_word_that_ends_in_doc_is_no_marker():
 
 
 def test_long_reply_is_read_in_linear_time():
-    start = time.perf_counter()
+    start = time.process_time()  # a busy machine must not fail the test
     for text in (
         " " * 200_000,
         "Doc " * 50_000,
@@ -94,7 +94,7 @@ def test_long_reply_is_read_in_linear_time():
         "1" * 200_000,
     ):
         parse(f"a{text}b")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_query_is_data_and_never_template_text(write):
 
 def test_template_sees_the_whole_request(write):
     names = ("question", "golden_answers | list", "query", "noisy", "noise_kind", "top_k", "seed")
-    template = load_prompt(write("\n".join("{{ %s }}" % name for name in names)))
+    template = load_prompt(write("\n".join(["{{ " + name + " }}" for name in names])))
     request = SearchRequest("q\n x", "Q ?", ("a\nb", "c"), True, 3, 4, NoiseKind.PARTIAL)
     expected = ["Q ?", "['a b', 'c']", "q x", "True", "partial", "4", "3"]
     assert template(request).user.split("\n") == expected
@@ -248,7 +248,7 @@ def test_template_sees_the_whole_request(write):
         ('{% set system = "" %}\n{{ query }}', Chat("q", "")),
         ("{% set system %}Find {{ top_k }}.{% endset %}\n{{ query }}", Chat("q", "Find 3.")),
         (
-            "{% if noisy %}\nnoisy\n{% else %}\n  {% if top_k %}\nuseful\n  {% endif %}\n{% endif %}",
+            "{% if noisy %}\nn\n{% else %}\n  {% if top_k %}\nuseful\n  {% endif %}\n{% endif %}",
             Chat("useful\n"),
         ),
     ],

@@ -1,11 +1,14 @@
 """A language model as the search engine."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from zs_env.lm.generator import Chat, SamplingParams
 from zs_env.search.engine import Document, SearchEngineError, SearchRequest
 from zs_env.search.prompts import load_prompt, template_file, tuned_prompt
-from zs_env.search.registry import check_engine, make_engine
+from zs_env.search.registry import SCHEMES, check_engine, make_engine
 from zs_env.search.simulator import (
     MAX_TOKENS_OF_A_TEMPLATE,
     MAX_TOKENS_PER_DOCUMENT,
@@ -190,19 +193,19 @@ def test_template_that_fails_for_a_request_is_an_error_and_no_empty_result(tmp_p
         engine.search([SearchRequest("q")])
 
 
-SCHEMES = ["simulator:some/folder", "simulator:http://localhost:1/v1", "vllm:some/folder"]
+PLACES = ["simulator:some/folder", "simulator:http://localhost:1/v1", "vllm:some/folder"]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(
     "options",
     ["prompt=tuned", "prompt=prompted&temperature=0", "chat=true&tokens=40&temperature=0.7"],
 )
-def test_options_are_known_without_building_anything(scheme, options):
-    check_engine(f"{scheme}?{options}")
+def test_options_are_known_without_building_anything(place, options):
+    check_engine(f"{place}?{options}")
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -219,9 +222,9 @@ def test_options_are_known_without_building_anything(scheme, options):
         ),
     ],
 )
-def test_wrong_option_is_told_before_anything_is_built(scheme, options, message):
+def test_wrong_option_is_told_before_anything_is_built(place, options, message):
     with pytest.raises(ValueError, match=message):
-        check_engine(f"{scheme}?{options}")
+        check_engine(f"{place}?{options}")
 
 
 def test_wrong_template_is_told_before_anything_is_built(tmp_path):
@@ -229,3 +232,33 @@ def test_wrong_template_is_told_before_anything_is_built(tmp_path):
     file.write_text("\n{{ qeury }}")
     with pytest.raises(ValueError, match=r"mine\.jinja:2: 'qeury' is undefined"):
         check_engine(f"simulator:some/folder?prompt={file}")
+
+
+PAGE = (Path(__file__).parents[3] / "docs" / "simulator.md").read_text(encoding="utf-8")
+
+
+def snippet(language):
+    [found] = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    return found
+
+
+def test_snippet_of_the_page_finds_documents():
+    names = {}
+    exec(snippet("python"), names)
+    assert len(names["documents"]) == 3
+
+
+def test_template_of_the_page_is_one(tmp_path):
+    file = tmp_path / "google.jinja"
+    file.write_text(snippet("jinja"), encoding="utf-8")
+    request = SearchRequest("query", "Who?", ("Ada", "A. L."), noisy=True)
+    prompt = load_prompt(file)(request)
+    assert prompt.system == ""
+    assert prompt.user == (
+        '…its instruction, with noisy, "Who?" and Ada, A. L.…\n\nQuery: query\nNoisy Output:\n'
+    )
+
+
+def test_page_names_every_option():
+    for option in SCHEMES["simulator"].options:
+        assert f"| `{option}` | `" in PAGE
