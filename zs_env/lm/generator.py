@@ -97,13 +97,41 @@ class TokenGenerator(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A prompt that is a user's message; the model replies in its chat template.
+
+    Attributes:
+        user: The message.
+        system: A system message before it. None leaves that to the template, which may bring one
+            of its own; an empty one keeps it from doing so.
+    """
+
+    user: str
+    system: str | None = None
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The messages as chat templates and servers take them."""
+        user = {"role": "user", "content": self.user}
+        return [user] if self.system is None else [{"role": "system", "content": self.system}, user]
+
+    @property
+    def plain(self) -> str:
+        """What a model without a chat template reads."""
+        return f"{self.system}\n\n{self.user}" if self.system else self.user
+
+
 class TextGenerator(Protocol):
     """A language model that continues text: all a simulator needs."""
 
     def complete(
-        self, prompts: Sequence[str], seeds: Sequence[int], params: SamplingParams
+        self, prompts: Sequence[str | Chat], seeds: Sequence[int], params: SamplingParams
     ) -> list[str]:
         """Return the continuation of each prompt, in order.
+
+        A text is continued as it is. A `Chat` is put into the model's chat template, once, and
+        replied to; a model in this process that has no template continues its `plain` text.
 
         Raises:
             ValueError: If a prompt is known not to fit into the model's context.

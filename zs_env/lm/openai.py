@@ -16,7 +16,13 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from zs_env.lm.dialects import ServerFacts, read_models
-from zs_env.lm.generator import Completion, FinishReason, LanguageModelError, SamplingParams
+from zs_env.lm.generator import (
+    Chat,
+    Completion,
+    FinishReason,
+    LanguageModelError,
+    SamplingParams,
+)
 from zs_env.lm.transcripts import TranscriptSession
 from zs_env.remote.client import Call, Probe, RemoteClient
 from zs_env.remote.failures import RemoteError, TryError
@@ -55,8 +61,9 @@ class OpenAIGenerator:
             base_urls: Like "http://localhost:8000/v1". Of several, which must serve the same
                 model, the healthy ones take turns.
             model: Name of the model; None means the only one that the server has.
-            chat: Send each prompt as a user's message to `/chat/completions`, where the server
-                applies the model's chat template; else as it is to `/completions`.
+            chat: Send every prompt as a user's message to `/chat/completions`, where the server
+                applies the model's chat template; else only each `Chat`, and a text as it is to
+                `/completions`.
             api_key_variable: Environment variable that holds the API key; None means no key.
             extra_fields: Fields of every request that are added or replaced; a None leaves one
                 out. Not for secrets.
@@ -115,9 +122,11 @@ class OpenAIGenerator:
         return self._ask([call])[0]
 
     def complete(
-        self, prompts: Sequence[str], seeds: Sequence[int], params: SamplingParams
+        self, prompts: Sequence[str | Chat], seeds: Sequence[int], params: SamplingParams
     ) -> list[str]:
         """Return the continuation of each prompt, up to and with the first stop string.
+
+        The server has the chat template: one that has none refuses every `Chat`.
 
         A server that cuts stop strings off is not told of them: it goes on to its end, and the
         text is cut here.
@@ -127,11 +136,7 @@ class OpenAIGenerator:
         """
         return self._ask(
             [
-                Call(
-                    "chat/completions" if self._chat else "completions",
-                    partial(self._text_body, prompt, seed, params),
-                    partial(_read_text, chat=self._chat, stop=params.stop),
-                )
+                self._text_call(prompt, seed, params)
                 for prompt, seed in zip(prompts, seeds, strict=True)
             ]
         )
@@ -183,11 +188,16 @@ class OpenAIGenerator:
         except RemoteError as error:
             raise LanguageModelError(f"the language model at {error}") from error
 
-    def _text_body(
-        self, prompt: str, seed: int, params: SamplingParams, facts: ServerFacts
-    ) -> dict[str, Any]:
-        text = {"messages": [{"role": "user", "content": prompt}]} if self._chat else {}
-        return self._body(text or {"prompt": prompt}, seed, params, facts)
+    def _text_call(
+        self, prompt: str | Chat, seed: int, params: SamplingParams
+    ) -> Call[ServerFacts, str]:
+        chat = prompt if isinstance(prompt, Chat) else Chat(prompt) if self._chat else None
+        asked = {"prompt": prompt} if chat is None else {"messages": chat.messages}
+        return Call(
+            "completions" if chat is None else "chat/completions",
+            partial(self._body, asked, seed, params),
+            partial(_read_text, chat=chat is not None, stop=params.stop),
+        )
 
     def _token_body(
         self, ids: Sequence[int], seed: int, params: SamplingParams, facts: ServerFacts

@@ -24,7 +24,8 @@ from transformers.utils import logging
 
 from zs_env.lm.attention import GROUPED_ATTENTION, hidden_score
 from zs_env.lm.cache import RaggedCache
-from zs_env.lm.generator import Completion, FinishReason, SamplingParams
+from zs_env.lm.chat import prompt_text
+from zs_env.lm.generator import Chat, Completion, FinishReason, SamplingParams
 from zs_env.lm.identity import model_digest, state_digest
 from zs_env.lm.sampling import sample
 from zs_env.random import uniforms
@@ -114,6 +115,11 @@ class TransformersLM:
             return {"model": state_digest(self.model, self.tokenizer)}
         return {"model": model_digest(self._source), "dtype": str(self.model.dtype)}
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether a `Chat` is more than its plain text here."""
+        return bool(self.tokenizer.chat_template)
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, with no special token added."""
         return list(self.tokenizer.encode(text, add_special_tokens=False))
@@ -123,16 +129,17 @@ class TransformersLM:
         return TransformersSession(self, num_rows)
 
     def complete(
-        self, prompts: Sequence[str], seeds: Sequence[int], params: SamplingParams
+        self, prompts: Sequence[str | Chat], seeds: Sequence[int], params: SamplingParams
     ) -> list[str]:
-        """Return the continuation of each prompt.
+        """Return the continuation of each prompt; see `TextGenerator`.
 
         Raises:
-            ValueError: If a prompt does not fit into the model's context.
+            ValueError: If a prompt does not fit into the model's context, or its chat template
+                refuses it.
         """
         if not prompts:
             return []
-        encoded = [self.encode(text) for text in prompts]
+        encoded = [self.encode(prompt_text(prompt, self.tokenizer)) for prompt in prompts]
         longest = max(map(len, encoded))
         if longest >= self.max_context:
             raise ValueError(

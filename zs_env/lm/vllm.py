@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from zs_env.lm.generator import Completion, FinishReason, SamplingParams
+from zs_env.lm.chat import prompt_text
+from zs_env.lm.generator import Chat, Completion, FinishReason, SamplingParams
 from zs_env.lm.identity import model_digest
 from zs_env.lm.transcripts import TranscriptSession
 
@@ -72,6 +73,11 @@ class VLLMGenerator:
         config = self._llm.model_config
         return {"back_end": "vllm", "model": model_digest(config.model), "dtype": str(config.dtype)}
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether a `Chat` is more than its plain text here."""
+        return bool(self._tokenizer.chat_template)
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, with no special token added."""
         return list(self._tokenizer.encode(text, add_special_tokens=False))
@@ -81,14 +87,15 @@ class VLLMGenerator:
         return TranscriptSession(self, num_rows)
 
     def complete(
-        self, prompts: Sequence[str], seeds: Sequence[int], params: SamplingParams
+        self, prompts: Sequence[str | Chat], seeds: Sequence[int], params: SamplingParams
     ) -> list[str]:
-        """Return the continuation of each prompt.
+        """Return the continuation of each prompt; see `TextGenerator`.
 
         Raises:
-            ValueError: If a prompt does not fit into the model's context.
+            ValueError: If a prompt does not fit into the model's context, or its chat template
+                refuses it.
         """
-        encoded = [self.encode(text) for text in prompts]
+        encoded = [self.encode(prompt_text(prompt, self._tokenizer)) for prompt in prompts]
         longest = max(map(len, encoded), default=0)
         if longest >= self.max_context:
             raise ValueError(

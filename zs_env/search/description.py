@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Final
 
+from zs_env.lm.generator import Chat
 from zs_env.search.engine import NoiseKind, SearchEngine, SearchRequest
 
 
@@ -99,6 +101,7 @@ _PROBES: Final = (
 )
 
 
-def prompt_digest(prompt: Callable[[SearchRequest], str]) -> str:
+def prompt_digest(prompt: Callable[[SearchRequest], str | Chat]) -> str:
     """Return a digest of what `prompt` makes of all sorts of requests."""
-    return digest([prompt(probe) for probe in _PROBES])
+    written = [prompt(probe) for probe in _PROBES]
+    return digest([asdict(each) if isinstance(each, Chat) else each for each in written])

@@ -1,16 +1,25 @@
-"""What a simulator is asked, and how its reply is read."""
+"""What a simulator is asked, and how documents are written."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
 
-from zs_env.search.engine import Document, SearchRequest
+from zs_env.lm.generator import Chat
+from zs_env.search.engine import SearchRequest
+
+# Read here too by all that asks a simulator.
+from zs_env.search.parsing import parse_documents as parse_documents
+from zs_env.search.parsing import split_documents as split_documents
 
 MAX_QUERY_LENGTH = 512
 """Characters of a query that a simulator reads, as a search field would."""
 
-_DOC = re.compile(r"\bDoc\s*(\d+)\s*:", re.IGNORECASE)
+Prompt = Callable[[SearchRequest], str | Chat]
+"""From a request to what the model continues, or replies to."""
+
+_TEMPLATES: Final = Path(__file__).parent / "templates"
 
 
 def tuned_prompt(request: SearchRequest) -> str:
@@ -19,14 +28,51 @@ def tuned_prompt(request: SearchRequest) -> str:
     detail = f" ({request.noise_kind})" if request.noisy and request.noise_kind else ""
     # On one line each: a query must not be able to write lines of the prompt.
     return (
-        f"Question: {_one_line(request.question)}\n"
-        f"Answer: {_one_line(' | '.join(request.golden_answers))}\n"
-        f"Query: {_one_line(request.query)[:MAX_QUERY_LENGTH]}\n"
+        f"Question: {one_line(request.question)}\n"
+        f"Answer: {one_line(' | '.join(request.golden_answers))}\n"
+        f"Query: {one_line(request.query)[:MAX_QUERY_LENGTH]}\n"
         f"{kind} documents{detail}:\n"
     )
 
 
-def _one_line(text: str) -> str:
+def load_prompt(prompt: str | Path | Prompt) -> Prompt:
+    """Return the prompt that `prompt` names or is.
+
+    Args:
+        prompt: "tuned" (what simulation tuning trains), "prompted" (for any model that follows
+            instructions), the path of a jinja2 template, or a function.
+
+    Raises:
+        ValueError: If it is no such name and there is no such file, or the template is wrong; the
+            message names file and line.
+    """
+    if callable(prompt):
+        return prompt
+    if prompt == "tuned":
+        return tuned_prompt
+    from zs_env.search.prompt_template import PromptTemplate
+
+    try:
+        return PromptTemplate.from_file(template_file(prompt))
+    except OSError as error:
+        raise ValueError(
+            f"`prompt` must be tuned, prompted, a template's file or a function, got {prompt!r}: "
+            f"{error.strerror}"
+        ) from error
+
+
+def template_file(prompt: str | Path) -> Path:
+    """Return the file of a template: a shipped one by its name, or the one at a path."""
+    shipped = prompt in ("tuned", "prompted")
+    return _TEMPLATES / f"{prompt}.jinja" if shipped else Path(prompt)
+
+
+def one_line(text: str) -> str:
+    r"""Return `text` with every run of blanks and line breaks as one blank.
+
+    >>> one_line(" a\n b ")
+    'a b'
+    """
     return " ".join(text.split())
 
 
@@ -37,26 +83,3 @@ def format_documents(texts: Sequence[str]) -> str:
     'Doc 1: one\nDoc 2: two'
     """
     return "\n".join(f"Doc {i}: {text}" for i, text in enumerate(texts, 1))
-
-
-def parse_documents(reply: str, top_k: int) -> list[Document]:
-    r"""Return the documents of a reply: at most `top_k`, empty and repeated ones left out.
-
-    >>> [d.text for d in parse_documents("Doc 1: one\nDoc 2: two\nDoc 3: two", 3)]
-    ['one', 'two']
-    """
-    return [Document(text) for text in dict.fromkeys(split_documents(reply))][:top_k]
-
-
-def split_documents(reply: str) -> list[str]:
-    r"""Return the texts of all documents in a reply that are not empty, repeated ones too.
-
-    >>> split_documents("Doc 1: one\nDoc 2: two\nDoc 3: two")
-    ['one', 'two', 'two']
-    """
-    # The last numbered piece may have been cut off; it is kept, as a real snippet would be.
-    before, *rest = _DOC.split(reply.strip())
-    numbers, pieces = rest[::2], rest[1::2]
-    if numbers[:1] != ["1"]:  # else what stands before the first document introduces the list
-        pieces = [before, *pieces]
-    return [text for piece in pieces if (text := " ".join(piece.split()))]

@@ -10,7 +10,14 @@ from typing import Any, Final, cast
 
 from zs_env.search.engine import Document, SearchEngine, SearchEngineError, SearchRequest
 from zs_env.search.names import Place, read_place
-from zs_env.search.options import BM25, DENSE, GOOGLE, RETRIEVER, read_options
+from zs_env.search.options import (
+    BM25,
+    DENSE,
+    GOOGLE,
+    RETRIEVER,
+    OptionKinds,
+    read_options,
+)
 
 
 def _build_simulator() -> SearchEngine:
@@ -48,23 +55,40 @@ ENGINES: Final[dict[str, Callable[[], SearchEngine]]] = {
 }
 
 
-def _open_simulator(place: Place) -> SearchEngine:
-    from zs_env.search.simulator import SimulatedSearchEngine
+def _check_simulator(place: Place) -> None:
+    from zs_env.search.simulator import read_simulator_options
 
+    read_simulator_options(place.options)
+
+
+def _open_simulator(place: Place) -> SearchEngine:
+    from zs_env.search.simulator import SimulatedSearchEngine, read_simulator_options
+
+    arguments = read_simulator_options(place.options)
     if place.urls:
         from zs_env.lm.openai import OpenAIGenerator
 
-        return SimulatedSearchEngine(OpenAIGenerator(place.urls, place.model))
+        return SimulatedSearchEngine(OpenAIGenerator(place.urls, place.model), **arguments)
     from zs_env.lm.transformers import TransformersLM
 
-    return SimulatedSearchEngine(TransformersLM.from_pretrained(place.name))
+    lm = TransformersLM.from_pretrained(place.name)
+    _check_chat(place, lm.has_chat_template)
+    return SimulatedSearchEngine(lm, **arguments)
 
 
 def _open_vllm(place: Place) -> SearchEngine:
     from zs_env.lm.vllm import VLLMGenerator
-    from zs_env.search.simulator import SimulatedSearchEngine
+    from zs_env.search.simulator import SimulatedSearchEngine, read_simulator_options
 
-    return SimulatedSearchEngine(VLLMGenerator.from_pretrained(place.name))
+    arguments = read_simulator_options(place.options)
+    lm = VLLMGenerator.from_pretrained(place.name)
+    _check_chat(place, lm.has_chat_template)
+    return SimulatedSearchEngine(lm, **arguments)
+
+
+def _check_chat(place: Place, has_chat_template: bool) -> None:
+    if place.options.get("chat") == "true" and not has_chat_template:
+        raise ValueError(f"`chat` must be false for a model without chat template: {place.name!r}")
 
 
 def _open_bm25(place: Place) -> SearchEngine:
@@ -127,7 +151,7 @@ class Scheme:
     """Engines written `scheme:place`, where the place says which.
 
     Attributes:
-        open: Builds the engine; what an option's value must be is its to check.
+        open: Builds the engine.
         options: The options that it knows.
         check: Raises ValueError at a place that `open` would not take; builds nothing.
     """
@@ -137,14 +161,22 @@ class Scheme:
     check: Callable[[Place], None] = lambda _: None
 
 
+def _scheme(open: Callable[[Place], SearchEngine], kinds: OptionKinds) -> Scheme:
+    def check(place: Place) -> None:
+        read_options(place.options, kinds)
+
+    return Scheme(open, frozenset(kinds), check)
+
+
+_SIMULATOR_OPTIONS: Final = frozenset({"prompt", "temperature", "chat", "tokens"})
 SCHEMES: Final[dict[str, Scheme]] = {
-    "simulator": Scheme(_open_simulator),
-    "vllm": Scheme(_open_vllm),
-    "bm25": Scheme(_open_bm25, frozenset(BM25)),
-    "dense": Scheme(_open_dense, frozenset(DENSE)),
-    "retriever": Scheme(_open_retriever, frozenset(RETRIEVER)),
-    "serpapi": Scheme(partial(_open_google, "serpapi"), frozenset(GOOGLE)),
-    "serper": Scheme(partial(_open_google, "serper"), frozenset(GOOGLE)),
+    "simulator": Scheme(_open_simulator, _SIMULATOR_OPTIONS, _check_simulator),
+    "vllm": Scheme(_open_vllm, _SIMULATOR_OPTIONS, _check_simulator),
+    "bm25": _scheme(_open_bm25, BM25),
+    "dense": _scheme(_open_dense, DENSE),
+    "retriever": _scheme(_open_retriever, RETRIEVER),
+    "serpapi": _scheme(partial(_open_google, "serpapi"), GOOGLE),
+    "serper": _scheme(partial(_open_google, "serper"), GOOGLE),
     "cached": Scheme(_open_cached, frozenset({"mode", "digest"}), _check_cached),
 }
 
@@ -154,7 +186,7 @@ def names_engine(text: str) -> bool:
 
     Raises:
         ValueError: If the place is a server whose URL cannot be one, or has an option that the
-            engine does not know.
+            engine does not know, or a value that the option cannot have.
     """
     if text in ENGINES:
         return True
@@ -196,11 +228,12 @@ def make_engine(engine: str | SearchEngine) -> SearchEngine:
             "simulator:<folder or hub id>" (another language model in this process),
             "simulator:<URL>#<model>" (one on an OpenAI-compatible server, or on several with
             commas between their URLs; the model may be left out where there is only one),
-            "vllm:<folder or hub id>" (one in vLLM in this process); "bm25:<corpus file>",
-            "dense:<corpus file>?model=<folder or hub id>", "retriever:<URL>", "serpapi:google",
-            "serper:google" (real engines, see docs/engines.md);
-            "cached:<file>?mode=<mode>#<engine>" (what was recorded of another engine by name, see
-            `zs_env.search.cached`); or any object with a `search` method.
+            "vllm:<folder or hub id>" (one in vLLM in this process), all three with options like
+            `?prompt=prompted&temperature=0.7&chat=true&tokens=40` before the `#` (see
+            docs/simulator.md); "bm25:<corpus file>", "dense:<corpus file>?model=<folder or hub
+            id>", "retriever:<URL>", "serpapi:google", "serper:google" (real engines, see
+            docs/engines.md); "cached:<file>?mode=<mode>#<engine>" (what was recorded of another
+            engine by name, see `zs_env.search.cached`); or any object with a `search` method.
 
     Raises:
         ValueError: If it is a name that no engine has, or a URL that cannot be one.

@@ -6,15 +6,21 @@ useful or noisy documents are wanted, and writes the documents. One batch is one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
 from typing import Any
 
-from zs_env.lm.generator import LanguageModelError, SamplingParams, TextGenerator
+from zs_env.lm.generator import Chat, LanguageModelError, SamplingParams, TextGenerator
 from zs_env.search.description import describe_part, prompt_digest
 from zs_env.search.engine import Document, SearchEngineError, SearchRequest
-from zs_env.search.prompts import parse_documents, tuned_prompt
+from zs_env.search.parsing import parse_documents
+from zs_env.search.prompts import Prompt, load_prompt
 
 MAX_TOKENS_PER_DOCUMENT = 32
+
+MAX_TOKENS_OF_A_TEMPLATE = 64
+"""The same for prompts in templates, which ask for about 30 words and more of a preamble."""
 
 DEFAULT_TEMPERATURE = 0.8
 """Greedy noisy replies would all be about the same few entities, which an agent could learn."""
@@ -27,20 +33,38 @@ class SimulatedSearchEngine:
         self,
         generator: TextGenerator,
         *,
-        prompt: Callable[[SearchRequest], str] = tuned_prompt,
+        prompt: str | Path | Prompt = "tuned",
         temperature: float = DEFAULT_TEMPERATURE,
-        max_tokens_per_document: int = MAX_TOKENS_PER_DOCUMENT,
+        max_tokens_per_document: int | None = None,
+        chat: bool | None = None,
     ) -> None:
         """Set up the engine.
 
         Args:
             generator: The language model.
-            prompt: From a request to the text that the model continues.
+            prompt: "tuned" (the short prompt that simulation tuning trains), "prompted" (for any
+                model that follows instructions), the path of a jinja2 template, or a function
+                from a request to a text that the model continues or a `Chat` that it replies to.
             temperature: Of sampling, 0 or more; every draw is keyed by the request's seed.
-            max_tokens_per_document: Tokens of a reply for every document wanted, at least 1.
+            max_tokens_per_document: Tokens of a reply for every document wanted, at least 1; None
+                means 32, or 64 if the prompt is a template.
+            chat: Whether the prompt is put into the model's chat template (see `TextGenerator`).
+                None means no for "tuned", yes for "prompted" and other templates, and what a
+                function returns.
+
+        Raises:
+            ValueError: If a value is out of its range, or a template is missing or wrong; the
+                message names its file and line.
         """
-        self.generator, self._prompt, self._temperature = generator, prompt, temperature
-        self._max_tokens = max_tokens_per_document
+        self.generator, self._prompt, self._chat = generator, load_prompt(prompt), chat
+        if max_tokens_per_document is None:
+            is_template = prompt != "tuned" and isinstance(prompt, str | Path)
+            max_tokens_per_document = (
+                MAX_TOKENS_OF_A_TEMPLATE if is_template else MAX_TOKENS_PER_DOCUMENT
+            )
+        _check_at_least(0, "temperature", temperature)
+        _check_at_least(1, "max_tokens_per_document", max_tokens_per_document)
+        self._temperature, self._max_tokens = temperature, max_tokens_per_document
 
     def describe(self) -> dict[str, Any]:
         """Return what replies depend on: the prompt, how is sampled, and the model's description.
@@ -51,6 +75,7 @@ class SimulatedSearchEngine:
         return {
             "engine": "simulator",
             "prompt_sha256": prompt_digest(self._prompt),
+            "chat": self._chat,
             "temperature": self._temperature,
             "max_tokens_per_document": self._max_tokens,
             "model": describe_part("generator", self.generator),
@@ -78,14 +103,65 @@ class SimulatedSearchEngine:
             return []
         tokens = self._max_tokens * max(request.top_k for request in requests)
         params = SamplingParams(max_new_tokens=tokens, temperature=self._temperature)
-        prompts = [self._prompt(request) for request in requests]
         try:
+            prompts = [self._ask(request) for request in requests]
             return self.generator.complete(prompts, [request.seed for request in requests], params)
         except ValueError as error:
             # An empty reply would be silent noise: what cannot be asked is an error.
             raise SearchEngineError(f"the simulator cannot be asked: {error}") from error
         except LanguageModelError as error:
             raise SearchEngineError(f"the simulator failed: {error}") from error
+
+    def _ask(self, request: SearchRequest) -> str | Chat:
+        prompt = self._prompt(request)
+        if self._chat is False and isinstance(prompt, Chat):
+            return prompt.plain
+        return Chat(prompt) if self._chat and isinstance(prompt, str) else prompt
+
+
+def _check_at_least(lowest: int, name: str, value: float) -> None:
+    if not lowest <= value or not isfinite(value):
+        raise ValueError(f"`{name}` must be {lowest} or more, got {value!r}")
+
+
+def read_simulator_options(options: Mapping[str, str]) -> dict[str, Any]:
+    """Return the arguments of a `SimulatedSearchEngine` that options in an engine's name stand for.
+
+    Args:
+        options: Any of "prompt", "temperature", "chat" ("true" or "false") and "tokens" (of a
+            reply for every document), as they were written.
+
+    Raises:
+        ValueError: If a value is not what its option takes, or a template is missing or wrong.
+
+    Example:
+        >>> read_simulator_options({"temperature": "0.7", "tokens": "40", "chat": "true"})
+        {'temperature': 0.7, 'max_tokens_per_document': 40, 'chat': True}
+    """
+    arguments: dict[str, Any] = {}
+    if "prompt" in options:
+        load_prompt(options["prompt"])  # what is wrong with it is told before a model is loaded
+        arguments["prompt"] = options["prompt"]
+    if "temperature" in options:
+        arguments["temperature"] = _read_number(options, "temperature", 0, float)
+    if "tokens" in options:
+        arguments["max_tokens_per_document"] = _read_number(options, "tokens", 1, int)
+    if "chat" in options:
+        if options["chat"] not in ("true", "false"):
+            raise ValueError(f"`chat` must be true or false, got {options['chat']!r}")
+        arguments["chat"] = options["chat"] == "true"
+    return arguments
+
+
+def _read_number(
+    options: Mapping[str, str], name: str, lowest: int, kind: type[int] | type[float]
+) -> float:
+    try:
+        value = kind(options[name])
+    except ValueError:
+        raise ValueError(f"`{name}` must be a number, got {options[name]!r}") from None
+    _check_at_least(lowest, name, value)
+    return value
 
 
 def load_default_simulator() -> SimulatedSearchEngine:

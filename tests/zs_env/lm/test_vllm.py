@@ -7,6 +7,7 @@ repackaged CPU build has no working command of that name.
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -20,7 +21,7 @@ import psutil
 import pytest
 import torch
 
-from zs_env.lm.generator import FinishReason, LanguageModelError, SamplingParams
+from zs_env.lm.generator import Chat, FinishReason, LanguageModelError, SamplingParams
 from zs_env.lm.openai import OpenAIGenerator
 from zs_env.lm.transformers import TransformersLM
 from zs_env.models import model_folder
@@ -41,6 +42,12 @@ SEEDS = [derive(0, i) for i in range(NUM_REQUESTS)]
 TURNS = ["Question: who founded it?\n", "Doc 1: it was founded by"]
 START_SECONDS = 180
 STOPPED = SamplingParams(24, 0.7, (":",))
+# It asks as the model was tuned to be asked, and begins the reply with the system message.
+CHAT_TEMPLATE = (
+    "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}Doc 1:{% endif %}"
+    "{% for m in messages if m.role == 'system' %} {{ m.content or 'Nobody' }}{% endfor %}"
+)
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_HOST_IP": "127.0.0.1",
@@ -83,11 +90,20 @@ def lm():
 
 
 @pytest.fixture(scope="module")
-def in_process(python, prompts, tmp_path_factory):
+def chat_model(tmp_path_factory):
+    """Return a folder with the shipped simulator and a chat template, which it has not."""
+    folder = tmp_path_factory.mktemp("model") / "simulator"
+    shutil.copytree(model_folder("simulator"), folder)
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def in_process(python, prompts, chat_model, tmp_path_factory):
     """Return what the back end in process says."""
     folder = tmp_path_factory.mktemp("vllm")
     tasks = {
-        "model": str(model_folder("simulator")),
+        "model": str(chat_model),
         "prompts": prompts,
         "seeds": SEEDS,
         "max_new_tokens": MAX_NEW_TOKENS,
@@ -113,6 +129,7 @@ def start_server(python, port, log):
     """Start `vllm serve` on loopback."""
     options = {
         "model": str(model_folder("simulator")),
+        "chat-template": CHAT_TEMPLATE,
         "served-model-name": "simulator",
         "host": "127.0.0.1",
         "port": str(port),
@@ -238,6 +255,26 @@ def test_other_seeds_give_other_samples(remote, prompts):
     noisy = prompts[1]
     found = remote.complete([noisy] * 16, SEEDS[:16], params)
     assert len(set(found)) > 8
+
+
+@pytest.fixture(scope="module")
+def chat_replies(chat_model, prompts):
+    """Return what transformers says to three chats, given all that a model reads of them."""
+    first, second = prompts[:2]
+    read = [f"{first}Doc 1:", f"{second}Doc 1: The film", f"{first}Doc 1: Nobody"]
+    lm = TransformersLM.from_pretrained(chat_model)
+    return lm.complete(read, SEEDS[:3], SamplingParams(MAX_NEW_TOKENS, 0.0))
+
+
+def test_chats_are_read_in_the_chat_template_once_in_process(chat_replies, in_process):
+    assert len(set(chat_replies)) == 3
+    assert in_process["has_chat_template"]
+    assert in_process["chats"] == chat_replies
+
+
+def test_chats_are_read_in_the_chat_template_once_by_the_server(chat_replies, remote, prompts):
+    chats = [Chat(prompts[0]), Chat(prompts[1], "The film"), Chat(prompts[0], "")]
+    assert remote.complete(chats, SEEDS[:3], SamplingParams(MAX_NEW_TOKENS, 0.0)) == chat_replies
 
 
 def test_ids_are_those_of_transformers(lm, in_process, remote, prompts):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from zs_env.lm.generator import SamplingParams
+from zs_env.lm.generator import Chat, SamplingParams
 from zs_env.lm.vllm import VLLMGenerator
 
 
@@ -58,12 +58,15 @@ def main(tasks_path, results_path):
         tasks["model"], max_num_seqs=64, kv_cache_memory_bytes=64 << 20
     )
     prompts, seeds = tasks["prompts"], tasks["seeds"]
+    chats = [Chat(prompts[0]), Chat(prompts[1], "The film"), Chat(prompts[0], "")]
     results = {
         "greedy": lm.complete(prompts, seeds, SamplingParams(tasks["max_new_tokens"], 0.0)),
         "sampled": [
             lm.complete(order, keys, SamplingParams(tasks["max_new_tokens"], 0.8))
             for order, keys in ((prompts, seeds), (prompts[::-1], seeds[::-1]))
         ],
+        "has_chat_template": lm.has_chat_template,
+        "chats": lm.complete(chats, seeds[:3], SamplingParams(tasks["max_new_tokens"], 0.0)),
         "ids": [lm.encode(prompt) for prompt in prompts],
         "max_context": lm.max_context,
         "too_long": outcome(lm.complete, ["who " * 2000], [0], SamplingParams(4, 0.0)),
