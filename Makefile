@@ -9,7 +9,7 @@
 
 PYTHON ?= python3
 PIP_FLAGS ?=
-EXTRAS := data,remote,sb3,train,dev
+EXTRAS := data,remote,dense,serve,sb3,train,dev
 
 BIN := .venv/bin
 STAMP := .venv/.installed

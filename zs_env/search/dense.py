@@ -88,6 +88,11 @@ class DenseSearchEngine:
         }
         folder = built(root, "dense", parts, lambda folder: self._build(folder, index_type))
         self._index = _read_faiss_index(folder / "index.faiss", num_probes)
+        self._made_from = parts | {"query_prefix": query_prefix, "num_probes": num_probes}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what replies depend on: digests of corpus and model, and the parameters."""
+        return {"engine": "dense", **self._made_from}
 
     def search(self, requests: Sequence[SearchRequest]) -> list[list[Document]]:
         """Return the closest passages of each request, best first."""

@@ -131,6 +131,16 @@ class GoogleSearchEngine:
         }
         return partial(type(self), **settings), (self._name,)
 
+    def describe(self) -> dict[str, Any]:
+        """Return what replies depend on beside the day: who is asked, and from where."""
+        return {
+            "engine": "google",
+            "url": self._client.base_urls[0],
+            "service": self._name,
+            "country": self._country,
+            "language": self._language,
+        }
+
     def close(self) -> None:
         """Close the connections; a later search opens new ones."""
         self._client.close()

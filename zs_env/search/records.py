@@ -23,9 +23,12 @@ def split_contents(contents: str) -> Document:
         Document(text='It is red.', title='Mars')
         >>> split_contents("It is red.\nIt is far.")
         Document(text='It is red.\nIt is far.', title='')
+        >>> split_contents("\nIt is red.")
+        Document(text='It is red.', title='')
     """
     found = _TITLED.fullmatch(contents)
-    return Document(found[2], title=found[1]) if found else Document(contents)
+    # Servers whose readers drop the first line leave it empty where there is no title.
+    return Document(found[2], title=found[1]) if found else Document(contents.removeprefix("\n"))
 
 
 def join_contents(document: Document) -> str:

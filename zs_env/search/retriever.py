@@ -72,6 +72,11 @@ class RetrieverSearchEngine:
         }
         return partial(type(self), **settings), (self._client.base_urls,)
 
+    def describe(self) -> dict[str, Any]:
+        """Return what replies depend on, as far as that is known: who is asked, and how."""
+        urls = list(self._client.base_urls)
+        return {"engine": "retriever", "urls": urls, "contract": self._name}
+
     def close(self) -> None:
         """Close the connections; a later search opens new ones."""
         self._client.close()

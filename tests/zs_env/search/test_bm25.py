@@ -16,7 +16,7 @@ from zs_env.search import bm25
 from zs_env.search.bm25 import BM25SearchEngine
 from zs_env.search.corpus import DocumentStore
 from zs_env.search.engine import Document, SearchRequest
-from zs_env.search.registry import check_engine, make_engine
+from zs_env.search.registry import make_engine
 from zs_env.task.miniwiki import RELATIONS, default_world
 
 WORLD = default_world()
@@ -210,7 +210,6 @@ def test_titles_of_a_file_are_searched_and_kept(tmp_path):
     ],
 )
 def test_name_that_cannot_be_is_refused(name, message):
-    check_engine(name)
     with pytest.raises(ValueError, match=message):
         make_engine(name)
 

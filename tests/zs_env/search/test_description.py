@@ -69,6 +69,7 @@ def test_simulator_tells_prompt_sampling_and_model():
         "prompt_sha256": prompt_digest(tuned_prompt),
         "temperature": 0.5,
         "max_tokens_per_document": 32,
+        "chat": None,
         "model": {"name": "model"},
     }
 
