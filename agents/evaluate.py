@@ -22,7 +22,23 @@ DEFAULT_NUM_ENVS = 256
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRecord:
-    """What became of one question."""
+    """What became of one question.
+
+    Attributes:
+        question_id: Which question.
+        data_source: Where it comes from.
+        num_hops: Facts that it takes; None where that is unknown.
+        exact_match: 1 or 0.
+        f1: Token F1 of the answer, in [0, 1].
+        reward: Sum of the rewards.
+        searches: Queries sent.
+        turns: Actions.
+        invalid: Malformed ones among them.
+        noisy_replies: Noisy documents upon which the agent could still act.
+        searched_again: Those upon which its next action was another search.
+        answer: What it answered, empty if it did not.
+        stop_reason: Why the episode ended.
+    """
 
     question_id: str
     data_source: str
@@ -33,6 +49,8 @@ class EpisodeRecord:
     searches: int
     turns: int
     invalid: int
+    noisy_replies: int
+    searched_again: int
     answer: str
     stop_reason: str
 
@@ -53,6 +71,13 @@ class Evaluation:
         """The 95 % Wilson interval of the exact-match rate."""
         return wilson_interval(sum(r.exact_match for r in self.records), len(self.records))
 
+    @property
+    def searched_again_share(self) -> float | None:
+        """Share of noisy replies upon which the agent searched again; None if there were none."""
+        replies = sum(record.noisy_replies for record in self.records)
+        again = sum(record.searched_again for record in self.records)
+        return again / replies if replies else None
+
     def by_hops(self) -> dict[str, Evaluation]:
         """Return one evaluation for each number of hops, "?" where it is unknown."""
         names = sorted({str(record.num_hops or "?") for record in self.records})
@@ -72,6 +97,7 @@ class Evaluation:
             "searches": self.mean("searches"),
             "turns": self.mean("turns"),
             "invalid_share": sum(record.invalid for record in self.records) / turns,
+            "searched_again_share": self.searched_again_share,
             "by_hops": {
                 name: {"exact_match": part.mean("exact_match"), "num_questions": len(part.records)}
                 for name, part in self.by_hops().items()
@@ -169,34 +195,54 @@ def _play(
     observations, _ = env.reset(seed=0, options=options)
     over, starts = np.zeros(count, dtype=np.bool_), np.ones(count, dtype=np.bool_)
     records: list[EpisodeRecord | None] = [None] * count
-    invalid, rewards, state = np.zeros(count, int), np.zeros(count), None
+    tallies = [_Tally() for _ in questions]
+    state = None
     while not over.all():
         actions, state = agent.predict(observations, state, starts, deterministic)
         observations, reward, terminated, truncated, infos = env.step(actions)
         starts = np.zeros(count, dtype=np.bool_)
-        rewards += reward
         for slot in np.flatnonzero(~over).tolist():
-            invalid[slot] += infos["action"][slot] == "malformed"
+            info = slot_info(infos, slot)
+            tallies[slot].add(float(reward[slot]), info)
             if terminated[slot] or truncated[slot]:
-                info = slot_info(infos, slot)
-                records[slot] = _to_record(questions[slot], info, rewards[slot], invalid[slot])
+                records[slot] = _to_record(questions[slot], info, tallies[slot])
         over = terminated | truncated
     return [record for record in records if record is not None]
 
 
-def _to_record(
-    question: Question, info: Mapping[str, Any], reward: float, invalid: int
-) -> EpisodeRecord:
+@dataclass(slots=True)
+class _Tally:
+    """What an episode's steps add up to."""
+
+    reward: float = 0.0
+    invalid: int = 0
+    noisy_replies: int = 0
+    searched_again: int = 0
+    saw_noise: bool = False
+
+    def add(self, reward: float, info: Mapping[str, Any]) -> None:
+        """Count one step by the environment's info about it."""
+        action = info["action"]
+        self.reward += reward
+        self.invalid += action == "malformed"
+        self.noisy_replies += self.saw_noise
+        self.searched_again += self.saw_noise and action == "search"
+        self.saw_noise = action == "search" and bool(info["noisy"])
+
+
+def _to_record(question: Question, info: Mapping[str, Any], tally: _Tally) -> EpisodeRecord:
     return EpisodeRecord(
         question_id=question.id,
         data_source=question.data_source,
         num_hops=question.num_hops,
         exact_match=float(info["exact_match"]),
         f1=float(info["f1"]),
-        reward=float(reward),
+        reward=tally.reward,
         searches=int(info["num_searches"]),
         turns=int(info["turn"]),
-        invalid=int(invalid),
+        invalid=tally.invalid,
+        noisy_replies=tally.noisy_replies,
+        searched_again=tally.searched_again,
         answer=str(info["answer"]),
         stop_reason=str(info["stop_reason"]),
     )

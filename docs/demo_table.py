@@ -41,9 +41,12 @@ def table(record: Mapping[str, Any]) -> str:
     for policy, label in POLICIES.items():
         cells = [_cell(found.get((policy, *setting))) for setting in COLUMNS.values()]
         lines.append(f"| {label.format(**record['config'])} | " + " | ".join(cells) + " |")
+    noisy = [(policy, found[policy, "simulator", 0.5, "miniwiki"]) for policy in POLICIES]
+    again = [f"{policy} {row['searched_again_share']:.0%}" for policy, row in noisy]
     machine, minutes = record["machine"], record["wall_seconds"] / 60
     lines += [
         "",
+        f"After noisy documents they search again: {', '.join(again)}.",
         f"Greedy answers to held-out test questions (their number), 95 % Wilson intervals, seed "
         f"{record['config']['seed']}, measured by `{record['command']}` on "
         f"{machine['cores']} cores of an {machine['cpu']} in {minutes:.1f} minutes "

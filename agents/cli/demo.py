@@ -299,6 +299,7 @@ def _conclude(
     say(
         console,
         "Greedy, each question once; below each exact match its 95 % interval.\n\n"
+        f"searched again  {_searched_again(results)}\n"
         f"questions       {_question_counts(results)}\n"
         f"wall time       {minutes} min {seconds} s, training {training['seconds']} s "
         f"({training['median_update_seconds']} s an update)\n"
@@ -306,6 +307,16 @@ def _conclude(
         f"learning curve  {config.out / CURVE_FILE}\n"
         f"all numbers     {config.out / RESULTS_FILE}",
     )
+
+
+def _searched_again(results: Sequence[Result]) -> str:
+    """Return how often each policy searched again after noisy documents."""
+    shares = [
+        f"{result.policy} {share:.0%}"
+        for result in results
+        if (share := result.evaluation.searched_again_share) is not None
+    ]
+    return f"after noisy documents: {', '.join(shares)}"
 
 
 def _question_counts(results: Sequence[Result]) -> str:

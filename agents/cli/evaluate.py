@@ -82,6 +82,8 @@ class Evaluate:
         )
         title = f"{self.policy} · {self.engine} · noise {self.noise:g} · {self.questions}"
         console.print(evaluation_table(evaluation, f"{title} · {self.split} split"))
+        if (again := evaluation.searched_again_share) is not None:
+            say(console, f"searched again after noisy documents: {again:.1%}")
         if self.json:
             write_json(self.json, describe(self, evaluation, setup, threads))
             say(console, f"results: {self.json}")

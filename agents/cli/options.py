@@ -32,8 +32,10 @@ EngineName = Annotated[
         help="What answers queries: simulator (a language model), world (exact facts), bm25 (an "
         "index over its sentences), empty (finds nothing), simulator:FOLDER or simulator:HUB_ID "
         "(another model), simulator:http://HOST:PORT/v1#MODEL (one on an OpenAI-compatible "
-        "server; its key in ZS_API_KEY), vllm:FOLDER (one in vLLM), cached:FILE#ENGINE "
-        "(another one's replies, recorded in a file), or an import path module:attribute.",
+        "server; its key in ZS_API_KEY), vllm:FOLDER (one in vLLM), bm25:FILE, "
+        "dense:FILE?model=FOLDER, retriever:URL, serpapi:google or serper:google (real ones), "
+        "cached:FILE#ENGINE (another one's replies, recorded in a file), or an import path "
+        "module:attribute. docs/engines.md tells of all and their options.",
     ),
 ]
 CacheFile = Annotated[

@@ -22,7 +22,7 @@ from agents.cli.options import (
     load_engine,
     load_questions,
 )
-from agents.cli.threads import use_threads
+from agents.cli.threads import needs_torch, use_threads
 from zs_env.settings import Settings
 from zs_env.task.questions import Question
 
@@ -56,7 +56,7 @@ class Play:
         """Play until the questions or the player's input end."""
         console = Console(highlight=False)
         with usage_errors():
-            if self.engine.startswith("simulator"):
+            if needs_torch(self.engine):
                 use_threads(self.threads)
             env, questions = prepare(self)
         console.print(RULES, markup=False)

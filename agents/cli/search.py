@@ -17,7 +17,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from agents.cli.checks import check_at_least, usage_errors
 from agents.cli.display import say
 from agents.cli.options import EngineName, Threads, load_engine
-from agents.cli.threads import use_threads
+from agents.cli.threads import needs_torch, use_threads
 from zs_env.rendering import showable
 from zs_env.search.engine import Document, NoiseKind, SearchRequest
 from zs_env.search.registry import search_all
@@ -68,7 +68,7 @@ class Search:
         """Ask, and print what comes."""
         with usage_errors():
             request = read_request(self)
-            if self.engine.startswith("simulator"):
+            if needs_torch(self.engine):
                 use_threads(self.threads)
             engine = load_engine(self.engine)
         start = time.perf_counter()

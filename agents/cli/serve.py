@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from agents.cli.checks import check_at_least, usage_errors
 from agents.cli.options import EngineName, Threads, load_engine
-from agents.cli.threads import use_threads
+from agents.cli.threads import needs_torch, use_threads
 
 if TYPE_CHECKING:
     from zs_env.serve.app import ServeConfig
@@ -69,7 +69,7 @@ class Serve:
             bound = bind(self.host, self.port)  # a port that is taken is told before a model loads
         with bound:
             with usage_errors():
-                if self.engine.startswith("simulator"):
+                if needs_torch(self.engine):
                     use_threads(self.threads)
                 app = make_app(load_engine(self.engine), config)
             warn_of_open_door(bound, config)

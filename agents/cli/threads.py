@@ -23,6 +23,11 @@ def use_threads(num: int) -> int:
     return torch.get_num_threads()
 
 
+def needs_torch(engine: str) -> bool:
+    """Tell whether an engine of this name may run a language model in this process."""
+    return "simulator" in engine
+
+
 def default_threads(environ: Mapping[str, str]) -> int:
     """Return OMP_NUM_THREADS where it is a number, else the physical cores of this process."""
     wanted = environ.get("OMP_NUM_THREADS", "").split(",")[0]

@@ -73,7 +73,7 @@ class BuildConfig:
     """
 
     copy_examples: int = 2400
-    simulator_examples: int = 128_000
+    simulator_examples: int = 192_000
     skill_examples: int = 32_000
     habit_examples: int = 4_000
     seed: int = 0

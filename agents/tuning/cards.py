@@ -292,6 +292,10 @@ def _measured_with(metrics: Mapping[str, Any]) -> str:
     )
 
 
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
 def _real(rate: Mapping[str, Any] | None) -> str:
     return f"{rate['value']:.3f}" if rate else "–"
 
@@ -342,7 +346,15 @@ def _speed(metrics: Mapping[str, Any]) -> str:
 def _policy_parts(folder: Path, metrics: Mapping[str, Any]) -> Iterator[str]:
     yield "Measured by `zerosearch models measure --models DIR` (95 % Wilson intervals)."
     yield table(
-        ("greedy, test split", "exact match", "F1", "searches", "invalid actions", "questions"),
+        (
+            "greedy, test split",
+            "exact match",
+            "F1",
+            "searches",
+            "invalid actions",
+            "search again after noise",
+            "questions",
+        ),
         [
             (
                 name,
@@ -350,6 +362,7 @@ def _policy_parts(folder: Path, metrics: Mapping[str, Any]) -> Iterator[str]:
                 f"{found['f1']:.3f}",
                 f"{found['searches']:.2f}",
                 f"{found['invalid_share']:.3f}",
+                _share(found["searched_again_share"]),
                 str(found["num_questions"]),
             )
             for name, found in metrics["settings"].items()

@@ -19,7 +19,7 @@ REAL_COLOUR: Final = "#D55E00"
 LEAK_COLOURS: Final = {"exact": "#0072B2", "alias": "#E69F00", "fuzzy": "#009E73"}
 
 GOOD: Final[Mapping[str, str]] = {
-    "parsed": "all documents, none twice",
+    "parsed": "as many documents as wanted",
     "well_formed": "nothing but documents",
     "useful_hit": "useful: holds what was asked",
     "bridge_hit": "… that is not the answer",

@@ -71,13 +71,13 @@ class Habits:
 
 SKILL = Habits()
 WEAK = Habits(
-    stop_early=0.65,
+    stop_early=0.72,
     guess=0.1,
     guess_last_wording=0.8,
     wrong_name=0.14,
     bad_query=0.08,
     malformed=0.07,
-    guess_on_noise=0.55,
+    guess_on_noise=0.72,
 )
 MAX_TURNS = 6
 NOISE_KINDS = (NoiseKind.PARTIAL, NoiseKind.OUTDATED, NoiseKind.EMPTY)

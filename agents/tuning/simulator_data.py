@@ -5,6 +5,7 @@ or for the same kind of query about another entity, with every passage that name
 left out (noisy). So the simulator learns the real engine's distribution, and plain noise is one
 clean notion: the right kind of fact about somebody else. Noise of a named kind is found likewise,
 but for outdated and contradictory documents, which no honest index holds: those are made up.
+A noisy reply counts most where it parts from a name that it must not hold.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ from zs_env.search.world import WorldSearchEngine
 from zs_env.task.miniwiki import RELATIONS, Fact, MiniWiki, Plan, SubWorld, look_alikes, pick
 
 NOISY_SHARE = 0.5
-NAMED_KIND_SHARE = 0.5
+NAMED_KIND_SHARE = 0.4
 KINDS = (*NoiseKind, NoiseKind.PARTIAL)  # twice: to leave out one fact of several is the hardest
 MADE_UP = (NoiseKind.OUTDATED, NoiseKind.CONTRADICTORY)
 HELD_OUT_SHARE = 0.05
 GARBAGE = ("where was she born", "tell me more", "search", "what is it", "who", "the answer")
+PARTING_WEIGHT = 10.0
+"""Weight of a token at which a noisy reply parts from a name that it must not hold. A network that
+copies would rather finish the name, and hardly one document in ten begins like it."""
 _BATCH = 256
 
 
@@ -132,9 +136,9 @@ class RequestSampler:
         same = [
             f for f in part.facts if f.relation == asked.relation and f.subject != asked.subject
         ]
+        if kind is None:
+            return pick(self._rng, same)
         names = look_alikes(asked.subject, dict.fromkeys(f.subject for f in same))
-        # Plain noise keeps away from look-alikes: names that begin as the asked one does tempt a
-        # network that copies to finish the asked one.
         near = kind is NoiseKind.NEAR_MISS
         return pick(self._rng, [f for f in same if (f.subject in names) == near] or same)
 
@@ -200,7 +204,7 @@ def simulator_examples(
         for draft, texts in zip(drafts, writer.write(drafts), strict=True):
             # A query of stop words finds nothing, and a simulator must not reward it with more.
             if done < num and (texts or _may_be_empty(draft.request)):
-                yield _example(tokenizer, draft.request, texts)
+                yield _example(tokenizer, draft, texts)
                 done += 1
 
 
@@ -208,9 +212,29 @@ def _may_be_empty(request: SearchRequest) -> bool:
     return not request.noisy or request.noise_kind is NoiseKind.EMPTY
 
 
-def _example(
-    tokenizer: PreTrainedTokenizerBase, request: SearchRequest, texts: Sequence[str]
-) -> Example:
-    prompt = tokenizer.encode(tuned_prompt(request))
+def _example(tokenizer: PreTrainedTokenizerBase, draft: Draft, texts: Sequence[str]) -> Example:
+    prompt = tokenizer.encode(tuned_prompt(draft.request))
     reply = [*tokenizer.encode(format_documents(texts)), tokenizer.eos_token_id]
-    return Example(prompt + reply, [0.0] * len(prompt) + [1.0] * len(reply))
+    names = [tokenizer.encode(f" {name}") for name in draft.avoid]
+    return Example(prompt + reply, [0.0] * len(prompt) + parting_weights(reply, names))
+
+
+def parting_weights(reply: Sequence[int], names: Sequence[Sequence[int]]) -> list[float]:
+    """Return a weight for each token of a reply: `PARTING_WEIGHT` where it parts from a name.
+
+    >>> parting_weights([5, 1, 2, 7, 1, 2, 3], [[1, 2, 3]])
+    [1.0, 1.0, 1.0, 10.0, 1.0, 1.0, 1.0]
+    """
+    weights = [1.0] * len(reply)
+    for start in range(len(reply)):
+        for name in names:
+            same = common_prefix(name, reply[start : start + len(name)])
+            if 0 < same < len(name) and start + same < len(reply):
+                weights[start + same] = PARTING_WEIGHT
+    return weights
+
+
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens two sequences have in common at their beginning."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

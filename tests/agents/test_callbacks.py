@@ -48,7 +48,9 @@ def make_trainer(update: int, word: str = "old") -> Any:
 def make_evaluation(*scores: float) -> Evaluation:
     return Evaluation(
         tuple(
-            EpisodeRecord(str(i), "miniwiki", 1, score, score, score, 2, 3, 0, "x", "answered")
+            EpisodeRecord(
+                str(i), "miniwiki", 1, score, score, score, 2, 3, 0, 0, 0, "x", "answered"
+            )
             for i, score in enumerate(scores)
         )
     )

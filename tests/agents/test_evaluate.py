@@ -108,6 +108,28 @@ def test_invalid_actions_are_counted():
     assert result.summary()["invalid_share"] == 1
 
 
+def test_searches_after_noise_are_counted():
+    kwargs = {"engine": "world", "max_turns": 4}
+    searching = play(FixedAgent("<search>x</search>"), QUESTIONS[:5], env_kwargs=kwargs, noise=1.0)
+    assert {(r.noisy_replies, r.searched_again) for r in searching.records} == {(3, 3)}
+    assert searching.summary()["searched_again_share"] == 1
+    assert play(FixedAgent("hm"), QUESTIONS[:5], noise=1.0).searched_again_share is None
+
+
+class GivingUpAgent:
+    """Searches once, then answers."""
+
+    def predict(self, observations, state=None, episode_start=None, deterministic=False):
+        action = "<answer>x</answer>" if state else "<search>x</search>"
+        return [action] * len(observations), True
+
+
+@pytest.mark.parametrize(("noise", "share"), [(0.0, None), (1.0, 0.0)])
+def test_answers_after_noise_are_no_searches(noise, share):
+    result = play(GivingUpAgent(), QUESTIONS[:5], noise=noise)
+    assert result.searched_again_share == share
+
+
 def noise_by_question(questions, **kwargs):
     engine = RecordingEngine()
     agent = FixedAgent("<search>who directed it</search>")
@@ -194,6 +216,8 @@ def record(exact_match=1.0, num_hops=1, **kwargs):
         "searches": 1,
         "turns": 2,
         "invalid": 0,
+        "noisy_replies": 0,
+        "searched_again": 0,
         "answer": "x",
         "stop_reason": "answered",
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-MODELS: Final = ("simulator", "base", "skill")
+SIMULATORS: Final = ("simulator",)
+MODELS: Final = (*SIMULATORS, "base", "skill")
 
 
 def model_folder(name: str) -> Path:

@@ -26,12 +26,16 @@ def tuned_prompt(request: SearchRequest) -> str:
     """Return the short prompt that simulation tuning trains; the reply begins with `Doc 1:`."""
     kind = "Noisy" if request.noisy else "Useful"
     detail = f" ({request.noise_kind})" if request.noisy and request.noise_kind else ""
-    # On one line each: a query must not be able to write lines of the prompt.
+    wanted = f"{kind} documents{detail}"
+    # What is wanted is said twice, as in the paper's prompt: a causal model that knows it from the
+    # start reads the query accordingly, and leaks less, least where the two lines differ. All on
+    # one line each: a query must not be able to write lines of the prompt.
     return (
+        f"{wanted} wanted.\n"
         f"Question: {one_line(request.question)}\n"
         f"Answer: {one_line(' | '.join(request.golden_answers))}\n"
         f"Query: {one_line(request.query)[:MAX_QUERY_LENGTH]}\n"
-        f"{kind} documents{detail}:\n"
+        f"{wanted}:\n"
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Final, cast
 
+from zs_env.models import SIMULATORS
 from zs_env.search.engine import Document, SearchEngine, SearchEngineError, SearchRequest
 from zs_env.search.names import Place, read_place
 from zs_env.search.options import (
@@ -20,10 +21,10 @@ from zs_env.search.options import (
 )
 
 
-def _build_simulator() -> SearchEngine:
-    from zs_env.search.simulator import load_default_simulator
+def _build_simulator(name: str) -> SearchEngine:
+    from zs_env.search.simulator import load_shipped_simulator
 
-    return load_default_simulator()
+    return load_shipped_simulator(name)
 
 
 def _build_world() -> SearchEngine:
@@ -48,7 +49,7 @@ def _build_empty() -> SearchEngine:
 
 # The builders import late: naming an engine must not load torch or an index.
 ENGINES: Final[dict[str, Callable[[], SearchEngine]]] = {
-    "simulator": _build_simulator,
+    **{name: partial(_build_simulator, name) for name in SIMULATORS},
     "world": _build_world,
     "bm25": _build_bm25,
     "empty": _build_empty,

@@ -164,9 +164,13 @@ def _read_number(
     return value
 
 
-def load_default_simulator() -> SimulatedSearchEngine:
-    """Return the simulator that ships with the package, in float32 on the CPU."""
+def load_shipped_simulator(name: str = "simulator") -> SimulatedSearchEngine:
+    """Return a simulator that ships with the package, in float32 on the CPU.
+
+    Raises:
+        ValueError: If there is no model of that name.
+    """
     from zs_env.lm.transformers import TransformersLM
     from zs_env.models import model_folder
 
-    return SimulatedSearchEngine(TransformersLM.from_pretrained(model_folder("simulator")))
+    return SimulatedSearchEngine(TransformersLM.from_pretrained(model_folder(name)))

@@ -64,7 +64,7 @@ def base(tmp_path):
     folder = tmp_path / "base"
     shutil.copytree(model_folder("base"), folder)
     summary = {"exact_match": 0.25, "exact_match_ci": [0.22, 0.28], "f1": 0.3, "searches": 0.5}
-    summary |= {"invalid_share": 0.01, "num_questions": 1068}
+    summary |= {"invalid_share": 0.01, "searched_again_share": 0.125, "num_questions": 1068}
     metrics = {
         "kind": "policy",
         "settings": {setting.name: summary for setting in SETTINGS},
@@ -125,7 +125,7 @@ def test_card_of_base_says_how_it_was_made_weak(base):
     assert "Its weakness is planted" in text
     assert f"| stop early | 0 | {WEAK.stop_early:g} |" in text
     assert "| one hop |" not in text
-    assert "| BM25 | 0.250 [0.220, 0.280] | 0.300 | 0.50 | 0.010 | 1068 |" in text
+    assert "| BM25 | 0.250 [0.220, 0.280] | 0.300 | 0.50 | 0.010 | 0.125 | 1068 |" in text
     assert "wall time" not in text
 
 

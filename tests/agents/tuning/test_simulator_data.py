@@ -4,17 +4,22 @@ import re
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agents.tuning.simulator_data import (
     HELD_OUT_SHARE,
     NAMED_KIND_SHARE,
     NOISY_SHARE,
+    PARTING_WEIGHT,
     RequestSampler,
     TargetWriter,
     is_held_out,
+    parting_weights,
     simulator_examples,
     states,
 )
+from agents.tuning.tokenizer import train_tokenizer
 from zs_env.search.engine import NoiseKind, SearchRequest
 from zs_env.search.prompts import parse_documents, tuned_prompt
 from zs_env.task.miniwiki import default_world, look_alikes
@@ -22,6 +27,7 @@ from zs_env.task.statements import read_statement
 
 WORLD = default_world()
 PROMPT = re.compile(
+    r"(?:Noisy|Useful) documents(?: \(.*\))? wanted\.\n"
     r"Question: (.*)\nAnswer: (.*)\nQuery: (.*)\n"
     r"(Noisy|Useful) documents(?: \((.*)\))?:\n",
     re.ASCII,
@@ -102,11 +108,16 @@ def test_near_misses_are_about_look_alikes_and_irrelevant_documents_are_not(draf
         assert sum(share == wanted for share in found) / len(found) > 0.85
 
 
-def test_partial_targets_are_about_the_asked_entity(drafts, replies):
+def test_partial_targets_are_about_the_asked_entity():
+    sampler = RequestSampler(WORLD, list(WORLD.worlds), seed=3)
+    drafts = [sampler.draw() for _ in range(4000)]
+    drafts = [draft for draft in drafts if draft.request.noise_kind is NoiseKind.PARTIAL]
+    replies = TargetWriter(WORLD, Random(0)).write(drafts)
     found = [
         any(draft.asked.subject in text for text in texts)
         for draft, texts in cases(drafts, replies, NoiseKind.PARTIAL)
     ]
+    assert len(found) > 150
     assert sum(found) / len(found) > 0.9
 
 
@@ -172,9 +183,10 @@ def test_held_out_requests_do_not_depend_on_seed_or_answers():
 
 def test_only_the_reply_is_learned_and_it_ends(tokenizer, examples):
     for example in examples:
-        assert example.weights == sorted(example.weights)
+        learned = [weight > 0 for weight in example.weights]
+        assert learned == sorted(learned)
         request, reply = split(tokenizer, example)
-        assert set(example.weights) == {0.0, 1.0}
+        assert {0.0, 1.0} <= set(example.weights) <= {0.0, 1.0, PARTING_WEIGHT}
         assert reply[-1] == tokenizer.eos_token_id
         assert tokenizer.eos_token_id not in example.token_ids[:-1]
         found = [d.text for d in parse_documents(tokenizer.decode(reply[:-1]), 3)]
@@ -194,3 +206,28 @@ def test_prompt_is_the_one_that_the_simulator_will_get(tokenizer, examples):
 def test_same_seed_gives_the_same_examples(tokenizer, examples):
     assert list(simulator_examples(WORLD, tokenizer, 50, seed=0)) == examples[:50]
     assert list(simulator_examples(WORLD, tokenizer, 50, seed=1)) != examples[:50]
+
+
+@given(
+    st.lists(st.integers(0, 3), max_size=12),
+    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), max_size=3),
+)
+def test_weighted_tokens_are_those_at_which_a_reply_parts_from_a_name(reply, names):
+    weights = parting_weights(reply, names)
+    for place, weight in enumerate(weights):
+        parts = any(
+            reply[place - same : place] == name[:same] and reply[place] != name[same]
+            for name in names
+            for same in range(1, min(len(name), place + 1))
+        )
+        assert weight == (PARTING_WEIGHT if parts else 1.0)
+
+
+def test_only_noisy_replies_are_weighted_and_only_where_they_part_from_names():
+    tokenizer = train_tokenizer(0, 20)
+    num = dict.fromkeys(("Noisy", "Useful"), 0)
+    for example in simulator_examples(WORLD, tokenizer, 300, seed=1):
+        text = tokenizer.decode(example.token_ids)
+        num[text.split(" ")[0]] += PARTING_WEIGHT in example.weights
+    assert num["Useful"] == 0
+    assert num["Noisy"] > 15
