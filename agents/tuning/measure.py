@@ -40,6 +40,7 @@ _BY_ANY_NAME: Final = partial(holds, match=Match.ALIAS)
 _USEFUL: Final = (Sort.USEFUL,)
 # A query that names nothing may find nothing, and few documents tell of an entity all but one fact.
 _MAY_BE_SHORT: Final = (Sort.EMPTY, Sort.PARTIAL, Sort.GARBAGE)
+_ASKED: Final = tuple(sort for sort in Sort if sort is not Sort.EMPTY)
 _FULL: Final = tuple(sort for sort in Sort if sort not in _MAY_BE_SHORT)
 # Documents of these sorts have to be true, although they are of no use.
 _HONEST: Final = (Sort.PLAIN, Sort.IRRELEVANT, Sort.NEAR_MISS, Sort.PARTIAL)
@@ -148,7 +149,8 @@ class _Checks:
 
     def metrics(self) -> tuple[Metric, ...]:
         """Return everything that is counted reply by reply."""
-        return (*format_metrics(_FULL), *self._of_use(), *cheat_metrics(), *self._of_truth())
+        whole = Metric("parsed_all", "  … of sorts that may be short, too", _ASKED, _is_complete)
+        return (*format_metrics(_FULL), whole, *self._of_use(), *cheat_metrics(), *self._of_truth())
 
     def leaks(self, cases: Mapping[Sort, Sequence[Case]]) -> dict[str, dict[str, Rate]]:
         """Return how often each sort of noise names the asked object, read in three ways."""

@@ -57,12 +57,13 @@ def cheat():
 
 
 def test_perfect_engine_has_no_fault(perfect):
-    for name in ("parsed", "useful_hit", "bridge_hit", "on_topic", "noisy_relation"):
+    for name in ("parsed", "parsed_all", "useful_hit", "bridge_hit", "on_topic", "noisy_relation"):
         assert perfect.rate(name).value == 1, name
     for name in ("verbatim", "readable", "true"):
         assert perfect.rate(f"useful_{name}").value == perfect.rate(f"noisy_{name}").value == 1
     for name in ("repeated", "noisy_leak", "noisy_leak_alias", "garbage_cheat"):
         assert perfect.rate(name).value == 0, name
+    assert perfect.rate("parsed_all").count == OPTIONS.num_requests * (len(Sort) - 1)
     without = (Sort.EMPTY, Sort.PARTIAL, Sort.GARBAGE)
     assert perfect.rate("parsed").count == OPTIONS.num_requests * (len(Sort) - len(without))
 
@@ -108,7 +109,8 @@ def test_engine_that_ignores_noise_leaks_and_is_its_own_yardstick():
 
 def test_empty_engine_finds_nothing():
     report = measure_simulator(EmptySearchEngine(), MeasureOptions(10), WORLD)
-    for name in ("parsed", "useful_hit", "noisy_leak", "relevance", "off_topic_cheat"):
+    names = ("parsed", "parsed_all", "useful_hit", "noisy_leak", "relevance", "off_topic_cheat")
+    for name in names:
         assert report.rate(name).value == 0
     assert report.rate("useful_true").count == 0
     assert report.confusion["useful"]["empty"] == report.confusion["empty"]["empty"] == 10
