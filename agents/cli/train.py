@@ -150,7 +150,8 @@ def prepare(config: Train) -> Setup:
         FileNotFoundError: If there is no model where one should be.
     """
     from agents.policies.causal_lm import find_policy
-    from agents.trainer import Trainer, TrainerConfig
+    from agents.trainer import Trainer
+    from agents.trainer_config import TrainerConfig
     from zs_env.search.curriculum import ExponentialCurriculum
 
     _check(config)

@@ -20,7 +20,8 @@ from agents.policies.agent import PolicyAgent
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.policy import Policy
 from agents.rollout import Rollout
-from agents.trainer import Callback, Trainer, TrainerConfig
+from agents.trainer import Callback, Trainer
+from agents.trainer_config import TrainerConfig
 from zs_env.lm.transformers import TransformersLM
 from zs_env.search.engine import SearchEngine
 from zs_env.search.registry import make_engine

@@ -11,7 +11,7 @@ from agents.cli.main import main
 from agents.cli.train import Train
 from agents.metrics import read_metrics
 from agents.policies.causal_lm import CausalLMPolicy
-from agents.trainer import TrainerConfig
+from agents.trainer_config import TrainerConfig
 from zs_env.search.curriculum import ExponentialCurriculum
 
 TINY = (

@@ -3,7 +3,8 @@
 import pytest
 
 from agents.algorithms.grpo import GRPO
-from agents.trainer import Callback, Trainer, TrainerConfig
+from agents.trainer import Callback, Trainer
+from agents.trainer_config import TrainerConfig
 
 
 class Rewards(Callback):

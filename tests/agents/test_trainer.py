@@ -7,7 +7,8 @@ import torch
 
 from agents.algorithms.algorithm import Loss
 from agents.algorithms.grpo import GRPO
-from agents.trainer import Callback, Trainer, TrainerConfig
+from agents.trainer import Callback, Trainer
+from agents.trainer_config import TrainerConfig
 from zs_env.search.curriculum import ExponentialCurriculum
 
 
@@ -64,12 +65,12 @@ def test_learning_changes_the_weights_and_only_the_policys(make_policy, share_en
     before = weights(policy)
     trainer, _ = train(policy, share_env, algorithm=GRPO(kl_coef=0.1))
     assert not torch.equal(weights(policy), before)
-    assert torch.equal(weights(trainer.reference), before)
+    assert torch.equal(weights(trainer.learner.reference), before)
 
 
 def test_no_reference_is_kept_where_none_is_needed(make_policy, share_env):
     trainer, rows = train(make_policy(), share_env, 1, GRPO(kl_coef=0.0))
-    assert trainer.reference is None
+    assert trainer.learner.reference is None
     assert "train/kl" not in rows[0]
 
 

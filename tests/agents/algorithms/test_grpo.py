@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from agents.algorithms.algorithm import TokenView
 from agents.algorithms.grpo import GRPO
 from agents.batch import Batch
-from agents.trainer import Trainer, TrainerConfig
+from agents.trainer import Trainer
+from agents.trainer_config import TrainerConfig
 from agents.trajectory import Trajectory, Turn
 
 NO_CLIPPING = 1e9
