@@ -26,7 +26,6 @@ _FILES: Final = (
     "*.model",
     "*.jinja",
 )
-_CHUNK: Final = 1 << 22  # bytes
 
 
 def model_digest(path: str | Path) -> str:
@@ -68,11 +67,8 @@ def _find_folder(path: str | Path) -> Path:
 
 @cache
 def _file_digest(file: Path, size: int, mtime_ns: int) -> str:
-    whole = hashlib.sha256()
     with file.open("rb") as content:
-        while chunk := content.read(_CHUNK):
-            whole.update(chunk)
-    return whole.hexdigest()
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def state_digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:

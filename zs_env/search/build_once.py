@@ -20,7 +20,6 @@ from typing import Any, Final
 
 FOLDER_VARIABLE: Final = "ZS_CACHE"
 
-_CHUNK: Final = 1 << 20  # bytes
 _SETTLED_NS: Final = 2_000_000_000
 """A file that changed just now may change again within one tick of its file system's clock."""
 
@@ -123,11 +122,8 @@ def folder_digest(folder: Path, root: Path) -> str:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any]:
