@@ -22,6 +22,7 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 import agents
 from agents.cli.cache import Cache
 from agents.cli.checks import CommandError
+from agents.cli.compare import Compare
 from agents.cli.demo import Demo
 from agents.cli.evaluate import Evaluate
 from agents.cli.miniature import Miniature
@@ -45,6 +46,7 @@ Command = (
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Models, subcommand("models")]
     | Annotated[Miniature, subcommand("miniature")]
+    | Annotated[Compare, subcommand("compare")]
     | Annotated[Tune, subcommand("tune")]
     | Annotated[Search, subcommand("search")]
     | Annotated[Serve, subcommand("serve")]

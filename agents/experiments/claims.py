@@ -1,11 +1,10 @@
-"""The paper's claims (arXiv 2505.04588) as paired comparisons of arms, and how they turn out."""
+"""Claims about arms as paired comparisons, and how they turn out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
 from agents.experiments.statistics import (
     ALPHA,
@@ -16,11 +15,8 @@ from agents.experiments.statistics import (
     p_value,
 )
 
-MARGIN: Final = 0.02
-"""Exact match by which a simulator may be worse than the real engine and still match it."""
-
 Scores = Mapping[str, Mapping[int, float]]
-"""Exact match by arm and seed."""
+"""A measure by arm and seed."""
 
 
 class Verdict(StrEnum):
@@ -33,41 +29,22 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Something that the paper says of arms.
+    """Something that is said of arms.
 
     Attributes:
         title: What it says.
         pairs: (better arm, worse arm), as the claim has it.
-        margin: How much worse the better arm may be for the claim to hold, in exact match.
+        margin: How much worse the better arm may be for the claim to hold, in the measure's unit.
         needs_all: Whether the claim is about every pair, or that there is one.
+        measure: What is compared, of which the better arm has more; empty means the experiment's
+            first measure.
     """
 
     title: str
     pairs: tuple[tuple[str, str], ...]
     margin: float = 0.0
     needs_all: bool = True
-
-
-CLAIMS: Final = (
-    Claim(
-        "A bigger simulator makes a better policy",
-        (("small", "tiny"), ("medium", "small"), ("medium", "tiny")),
-    ),
-    Claim(
-        "A tuned simulator beats one that knows the format only",
-        (("small", "format-only"),),
-    ),
-    Claim(
-        "The best simulator matches or beats training with the real engine",
-        (("tiny", "real"), ("small", "real"), ("medium", "real")),
-        margin=MARGIN,
-        needs_all=False,
-    ),
-    Claim(
-        "Easy to hard beats the other schedules",
-        (("small", "hard-to-easy"), ("small", "constant"), ("small", "no-noise")),
-    ),
-)
+    measure: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the miniature experiment consists of: arms, seeds, and what is the same for all of them.
+"""What an experiment consists of: arms, seeds, and what is the same for all of them.
 
 An arm is one way to train the policy; every arm is trained once with each seed. The seed decides
 questions, noise draws and sampling, so that the runs of one seed are paired across arms.
@@ -6,11 +6,10 @@ questions, noise draws and sampling, so that the runs of one seed are paired acr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
-
-from zs_env.search.curriculum import ConstantCurriculum, ExponentialCurriculum, ReversedCurriculum
 
 BASE: Final = "base"
 TINY, SMALL, MEDIUM = "simulator-tiny", "simulator", "simulator-medium"
@@ -18,11 +17,11 @@ FORMAT_ONLY: Final = "format-only"
 EXACT_ENGINES: Final = ("bm25", "world")
 """Engines without a model."""
 
+DEFAULT_ALGORITHM: Final = "grpo"
+
 EXAM_NOISE: Final = 0.5
 
 Curriculum = Callable[[float], float]
-
-EASY_TO_HARD: Final = ExponentialCurriculum(0.0, EXAM_NOISE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +34,14 @@ class Arm:
             `FORMAT_ONLY`; empty means that nothing is trained.
         curriculum: From progress in [0, 1] to the noise probability.
         about: What it is, for readers.
+        algorithm: How the policy learns, as `make_algorithm` reads it.
     """
 
     name: str
     engine: str
-    curriculum: Curriculum = EASY_TO_HARD
+    curriculum: Curriculum
     about: str = ""
+    algorithm: str = DEFAULT_ALGORITHM
 
     @property
     def is_trained(self) -> bool:
@@ -56,49 +57,13 @@ class Arm:
         """Return the mean noise probability of training; 0 without any, or where BM25 answers.
 
         Example:
-            >>> round(ARMS["small"].mean_noise(15), 3)
-            0.198
+            >>> Arm("half", "world", lambda progress: progress / 2).mean_noise(3)
+            0.25
         """
         if not self.is_trained or self.engine == "bm25":
             return 0.0
         last = max(1, num_updates - 1)
         return sum(self.curriculum(update / last) for update in range(num_updates)) / num_updates
-
-
-ARMS: Final = {
-    arm.name: arm
-    for arm in (
-        Arm("tiny", TINY, about="the tiny simulator, noise 0 to 0.5, easy to hard"),
-        Arm("small", SMALL, about="the small simulator, noise 0 to 0.5, easy to hard"),
-        Arm("medium", MEDIUM, about="the medium simulator, noise 0 to 0.5, easy to hard"),
-        Arm(
-            "format-only",
-            FORMAT_ONLY,
-            about="a simulator of the small size that knows the format but not the world, noise 0 "
-            "to 0.5, easy to hard; it stands for the paper's prompted simulator",
-        ),
-        Arm("real", "bm25", about="the real engine, BM25, which has no noise to give"),
-        Arm(
-            "hard-to-easy",
-            SMALL,
-            ReversedCurriculum(EASY_TO_HARD),
-            "the small simulator, the same noise backwards",
-        ),
-        Arm("constant", SMALL, ConstantCurriculum(0.25), "the small simulator, noise 0.25"),
-        Arm("no-noise", SMALL, ConstantCurriculum(0.0), "the small simulator without noise"),
-        Arm("untrained", "", ConstantCurriculum(0.0), "the start policy, for comparison"),
-        Arm(
-            "constant-matched",
-            SMALL,
-            ConstantCurriculum(0.198),
-            "the small simulator, constant noise of the same mean as easy to hard",
-        ),
-        Arm("exact", "world", about="a simulator without mistakes, easy to hard"),
-    )
-}
-"""Every arm by name; the default experiment has those of `DEFAULT_ARMS`."""
-
-DEFAULT_ARMS: Final = tuple(name for name in ARMS if name not in ("constant-matched", "exact"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +102,8 @@ class Run:
     @property
     def name(self) -> str:
         """Names its files."""
-        return f"{self.arm.name}-seed{self.seed}"
+        # An algorithm of one's own may hold slashes and colons.
+        return re.sub(r"[^\w.-]+", "-", f"{self.arm.name}-seed{self.seed}")
 
 
 def plan(arms: Iterable[Arm], num_seeds: int) -> tuple[Run, ...]:
@@ -146,24 +112,12 @@ def plan(arms: Iterable[Arm], num_seeds: int) -> tuple[Run, ...]:
     An arm without training has no need of more than one seed.
 
     Example:
-        >>> [run.name for run in plan([ARMS["real"], ARMS["untrained"]], num_seeds=2)]
+        >>> noise = lambda progress: 0.0
+        >>> arms = [Arm("real", "bm25", noise), Arm("untrained", "", noise)]
+        >>> [run.name for run in plan(arms, num_seeds=2)]
         ['real-seed0', 'untrained-seed0', 'real-seed1']
     """
     arms = tuple(arms)
     return tuple(
         Run(arm, seed) for seed in range(num_seeds) for arm in arms if arm.is_trained or seed == 0
     )
-
-
-def find_arms(names: Sequence[str]) -> tuple[Arm, ...]:
-    """Return the arms of some names, each once.
-
-    Raises:
-        ValueError: If one is unknown, or there is none.
-    """
-    for name in names:
-        if name not in ARMS:
-            raise ValueError(f"`arms` must be among {', '.join(ARMS)}, got {name!r}")
-    if not names:
-        raise ValueError("`arms` must name at least one arm")
-    return tuple(ARMS[name] for name in dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""One run of the miniature experiment: train a policy in one way, then examine it in all ways."""
+"""One run of an experiment: train a policy in one way, then examine it in all ways."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
 import zs_env  # noqa: F401 - registers the ids
-from agents.algorithms.grpo import GRPO
+from agents.algorithms.registry import make_algorithm
 from agents.evaluate import Evaluation, evaluate
 from agents.experiments.design import EXAM_NOISE, Protocol, Run
-from agents.experiments.run_files import BM25_EXAM, NOISY_EXAM
+from agents.experiments.measures import BM25_EXAM, NOISY_EXAM, SIMULATOR_EXAM
 from agents.policies.agent import PolicyAgent
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.policy import Policy
@@ -49,19 +49,26 @@ def load_simulator(folder: Path) -> SearchEngine:
 
 
 def make_exams(
-    examiner: Path, questions: Sequence[Question], noisy_questions: Sequence[Question]
+    measures: Sequence[str],
+    examiner: Path,
+    questions: Sequence[Question],
+    noisy_questions: Sequence[Question],
 ) -> tuple[Exam, ...]:
-    """Return the exams of every run: with the real engine, and with a simulator and noise.
+    """Return those exams that are among the measures of an experiment.
 
     Args:
-        examiner: Folder of that simulator's model.
-        questions: Asked with the real engine.
-        noisy_questions: Asked with the simulator.
+        measures: Their names; those that are no exams do not matter.
+        examiner: Folder of the simulator's model.
+        questions: Asked with the real engine, and with the simulator without noise.
+        noisy_questions: Asked with the simulator at noise `EXAM_NOISE`.
     """
-    return (
+    simulator = load_simulator(examiner)
+    exams = (
         Exam(BM25_EXAM, make_engine("bm25"), questions),
-        Exam(NOISY_EXAM, load_simulator(examiner), noisy_questions, EXAM_NOISE),
+        Exam(SIMULATOR_EXAM, simulator, questions),
+        Exam(NOISY_EXAM, simulator, noisy_questions, EXAM_NOISE),
     )
+    return tuple(exam for exam in exams if exam.name in measures)
 
 
 def execute(
@@ -117,7 +124,8 @@ def train(
         autoreset_mode=AutoresetMode.DISABLED,
     )
     config = TrainerConfig(max_new_tokens=protocol.max_new_tokens, seed=run.seed)
-    trainer = Trainer(policy, env, GRPO(), config=config, curriculum=run.arm.curriculum)
+    algorithm = make_algorithm(run.arm.algorithm)
+    trainer = Trainer(policy, env, algorithm, config=config, curriculum=run.arm.curriculum)
     rows = _Rows()
     trainer.learn(protocol.num_updates, [rows])
     env.close()

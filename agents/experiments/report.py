@@ -1,4 +1,4 @@
-"""What the miniature experiment found: as JSON values, as a page, as a figure."""
+"""What an experiment found: as JSON values, as a page, as figures."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from agents.experiments.claims import CLAIMS, MARGIN, Finding, Judgement, judge
-from agents.experiments.design import EXAM_NOISE, Arm, Protocol
-from agents.experiments.run_files import BM25_EXAM, NOISY_EXAM, FinishedRun
+from agents.experiments.claims import Claim, Finding, Judgement, judge
+from agents.experiments.design import DEFAULT_ALGORITHM, Arm, Protocol
+from agents.experiments.experiment import Experiment
+from agents.experiments.measures import MEASURES, NOISY_EXAM
+from agents.experiments.run_files import FinishedRun
 from agents.experiments.statistics import ALPHA, POWER, Mean, mean_of
 
-EXAMS = {BM25_EXAM: "real engine", NOISY_EXAM: f"simulator, noise {EXAM_NOISE}"}
-COLOURS = {BM25_EXAM: "#0072B2", NOISY_EXAM: "#D55E00"}
 _JITTER = 0.22  # seeds of one arm are spread over this much of a row, up and down
 
 
@@ -27,15 +27,20 @@ class ArmResult:
 
     Attributes:
         arm: Which one.
-        scores: Exact match by exam and seed; empty before its first run.
+        runs: Those that have ended, by seed.
     """
 
     arm: Arm
-    scores: Mapping[str, Mapping[int, float]]
+    runs: Mapping[int, FinishedRun]
 
-    def mean(self, exam: str) -> Mean | None:
-        """Return the mean over seeds; None before the first run."""
-        values = tuple(self.scores.get(exam, {}).values())
+    def scores(self, measure: str) -> dict[int, float]:
+        """Return a measure by seed, of the runs that have it."""
+        found = {seed: run.scores.get(measure) for seed, run in self.runs.items()}
+        return {seed: score for seed, score in found.items() if score is not None}
+
+    def mean(self, measure: str) -> Mean | None:
+        """Return the mean over seeds; None where there is none."""
+        values = tuple(self.scores(measure).values())
         return mean_of(values) if values else None
 
 
@@ -44,13 +49,16 @@ class Report:
     """Everything that a reader is told.
 
     Attributes:
+        experiment: What is compared.
         protocol: What all runs have in common.
         arms: In the order of the table.
-        judgements: Of the claims, by exact match with the real engine.
-        noisy_judgements: The same comparisons by the noisy exam; no verdict of the experiment.
+        judgements: Of the claims.
+        noisy_judgements: The same comparisons by the noisy exam, of the claims that name no
+            measure; no verdict of the experiment.
         run_seconds: Median time of a run with training; None before the first.
     """
 
+    experiment: Experiment
     protocol: Protocol
     arms: tuple[ArmResult, ...]
     judgements: tuple[Judgement, ...]
@@ -58,61 +66,74 @@ class Report:
     run_seconds: float | None
 
 
-def summarise(protocol: Protocol, arms: Iterable[Arm], runs: Sequence[FinishedRun]) -> Report:
+def summarise(
+    experiment: Experiment, protocol: Protocol, arms: Iterable[Arm], runs: Sequence[FinishedRun]
+) -> Report:
     """Return the report on some finished runs, of all arms or of some."""
-    results = tuple(ArmResult(arm, _scores(arm, runs)) for arm in arms)
+    results = tuple(ArmResult(arm, _by_seed(arm, runs)) for arm in arms)
     trained = {result.arm.name for result in results if result.arm.is_trained}
     seconds = [run.seconds for run in runs if run.arm in trained]
+    usual = [claim for claim in experiment.claims if not claim.measure]
     return Report(
+        experiment,
         protocol,
         results,
-        _judge_all(results, BM25_EXAM),
-        _judge_all(results, NOISY_EXAM),
+        tuple(_judge(claim, results, measure_of(claim, experiment)) for claim in experiment.claims),
+        tuple(_judge(claim, results, NOISY_EXAM) for claim in usual),
         statistics.median(seconds) if seconds else None,
     )
 
 
-def _scores(arm: Arm, runs: Iterable[FinishedRun]) -> dict[str, dict[int, float]]:
-    mine = sorted((run for run in runs if run.arm == arm.name), key=lambda run: run.seed)
-    return {exam: {run.seed: run.scores[exam] for run in mine} for exam in EXAMS}
+def _by_seed(arm: Arm, runs: Iterable[FinishedRun]) -> dict[int, FinishedRun]:
+    return {run.seed: run for run in sorted(runs, key=lambda run: run.seed) if run.arm == arm.name}
 
 
-def _judge_all(results: Sequence[ArmResult], exam: str) -> tuple[Judgement, ...]:
-    scores = {result.arm.name: result.scores[exam] for result in results}
-    return tuple(judge(claim, scores) for claim in CLAIMS)
+def measure_of(claim: Claim, experiment: Experiment) -> str:
+    """Return what decides a claim."""
+    return claim.measure or experiment.measures[0]
+
+
+def _judge(claim: Claim, results: Sequence[ArmResult], measure: str) -> Judgement:
+    return judge(claim, {result.arm.name: result.scores(measure) for result in results})
 
 
 def as_json(report: Report) -> dict[str, Any]:
     """Return the report as JSON values."""
-    updates = report.protocol.num_updates
     return {
         "protocol": asdict(report.protocol),
         "alpha": ALPHA,
         "power": POWER,
         "median_run_seconds": report.run_seconds,
-        "arms": [
-            {
-                "name": result.arm.name,
-                "engine": result.arm.engine,
-                "curriculum": repr(result.arm.curriculum),
-                "mean_noise": round(result.arm.mean_noise(updates), 4),
-                "exams": {exam: _exam_as_json(result, exam) for exam in EXAMS},
-            }
-            for result in report.arms
+        "arms": [_arm_as_json(result, report) for result in report.arms],
+        "claims": [_judgement_as_json(judgement, report) for judgement in report.judgements],
+        "claims_by_noisy_exam": [
+            _judgement_as_json(judgement, report) | {"measure": NOISY_EXAM}
+            for judgement in report.noisy_judgements
         ],
-        "claims": [_judgement_as_json(judgement) for judgement in report.judgements],
-        "claims_by_noisy_exam": [_judgement_as_json(each) for each in report.noisy_judgements],
     }
 
 
-def _exam_as_json(result: ArmResult, exam: str) -> dict[str, Any]:
-    mean = result.mean(exam)
-    return {"exact_match": mean and asdict(mean), "by_seed": dict(result.scores[exam])}
+def _arm_as_json(result: ArmResult, report: Report) -> dict[str, Any]:
+    arm = result.arm
+    return {
+        "name": arm.name,
+        "engine": arm.engine,
+        "algorithm": arm.algorithm,
+        "curriculum": repr(arm.curriculum),
+        "mean_noise": round(arm.mean_noise(report.protocol.num_updates), 4),
+        "measures": {name: _measure_as_json(result, name) for name in report.experiment.measures},
+    }
 
 
-def _judgement_as_json(judgement: Judgement) -> dict[str, Any]:
+def _measure_as_json(result: ArmResult, measure: str) -> dict[str, Any]:
+    mean = result.mean(measure)
+    return {"mean": mean and asdict(mean), "by_seed": result.scores(measure)}
+
+
+def _judgement_as_json(judgement: Judgement, report: Report) -> dict[str, Any]:
     return {
         "claim": judgement.claim.title,
+        "measure": measure_of(judgement.claim, report.experiment),
         "margin": judgement.claim.margin,
         "needs_all": judgement.claim.needs_all,
         "verdict": judgement.verdict.value,
@@ -154,17 +175,22 @@ def p_text(p: float) -> str:
 
 
 def arm_rows(report: Report) -> list[tuple[str, ...]]:
-    """Return the table of arms: name, mean noise, seeds, and exact match by exam."""
+    """Return the table of arms: name, mean noise, seeds, and each measure."""
     updates = report.protocol.num_updates
     return [
         (
             result.arm.name,
             f"{result.arm.mean_noise(updates):.2f}",
-            str(len(result.scores[BM25_EXAM])),
-            *(mean_text(result.mean(exam)) for exam in EXAMS),
+            str(len(result.runs)),
+            *(mean_text(result.mean(name)) for name in report.experiment.measures),
         )
         for result in report.arms
     ]
+
+
+def arm_heads(report: Report) -> tuple[str, ...]:
+    """Return the head of the table of arms."""
+    return ("arm", "noise", "seeds", *(MEASURES[name].label for name in report.experiment.measures))
 
 
 def finding_row(finding: Finding) -> tuple[str, ...]:
@@ -180,7 +206,6 @@ def finding_row(finding: Finding) -> tuple[str, ...]:
     )
 
 
-ARM_HEADS = ("arm", "noise", "seeds", *EXAMS.values())
 FINDING_HEADS = (
     "comparison",
     "seeds",
@@ -192,55 +217,72 @@ FINDING_HEADS = (
 )
 
 
-def markdown(report: Report, command: str, figure: str) -> str:
+def markdown(report: Report, command: str, figure: str, curves: str = "") -> str:
     """Return the page.
 
     Args:
         report: What was found.
         command: What to type for the same.
         figure: Link to the figure, from where the page is.
+        curves: Link to the figure of the learning curves; empty for none.
     """
     parts = [
         _opening(report, command),
-        _table(ARM_HEADS, arm_rows(report)),
-        f"![Exact match by arm, a dot a seed]({figure})",
+        _table(arm_heads(report), arm_rows(report)),
+        _measures(report.experiment),
+        f"![Each arm, a dot a seed]({figure})",
+        *([f"![Reward and searches by update]({curves})"] if curves else []),
         "## What became of the claims",
-        *(_claim_section(i, judgement) for i, judgement in enumerate(report.judgements, 1)),
-        _METHOD,
+        *(_claim_section(i, each, report) for i, each in enumerate(report.judgements, 1)),
+        "\n\n".join((_METHOD, *report.experiment.remarks)),
         "## The arms",
-        _table(("arm", "policies trained with"), [(r.arm.name, r.arm.about) for r in report.arms]),
-        "## The same comparisons under noise",
-        "Measured by the second column of the first table; no verdict rests on them.",
-        *(
-            _table(FINDING_HEADS, [finding_row(finding) for finding in judgement.findings])
-            for judgement in report.noisy_judgements
-        ),
+        _table(("arm", "policies trained with"), [_about(result.arm) for result in report.arms]),
+        *_under_noise(report),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _opening(report: Report, command: str) -> str:
-    protocol = report.protocol
-    seconds = report.run_seconds
+    protocol, seconds = report.protocol, report.run_seconds
     took = "" if seconds is None else f" A run took {seconds:.0f} s (median, one thread)."
     return (
-        "# The paper's experiment in miniature\n\n"
-        "Tiny policies, trained to search MiniWiki with simulators of several sizes and with the "
-        "real engine, all examined with the real engine (BM25). Made by\n\n"
+        f"# {report.experiment.title}\n\n{report.experiment.about} Made by\n\n"
         f"    {command}\n\n"
-        f"Every run is {protocol.num_updates} GRPO updates of {protocol.num_questions} × "
-        f"{protocol.group_size} episodes from the shipped `base`; then the policy answers "
-        f"{protocol.num_eval_questions} test questions with the real engine and "
-        f"{protocol.num_noisy_questions} with the small simulator at noise {EXAM_NOISE}, each "
-        "once, greedily. Exact match, mean over seeds with its 95 % t-interval; noise is the mean "
-        f"probability over the updates.{took}"
+        f"Every run is {protocol.num_updates} updates of {protocol.num_questions} × "
+        f"{protocol.group_size} episodes from the shipped `base`; then the policy answers test "
+        f"questions, each once, greedily: {protocol.num_eval_questions} an exam, and "
+        f"{protocol.num_noisy_questions} in that with noise. Mean over seeds with its 95 % "
+        f"t-interval; noise is the mean probability over the updates.{took}"
     )
 
 
-def _claim_section(number: int, judgement: Judgement) -> str:
+def _measures(experiment: Experiment) -> str:
+    named = (MEASURES[name] for name in experiment.measures)
+    return "; ".join(f"*{each.label}*: {each.about}" for each in named).join(("", "."))
+
+
+def _about(arm: Arm) -> tuple[str, str]:
+    learner = "" if arm.algorithm == DEFAULT_ALGORITHM else f"`{arm.algorithm}`: "
+    return arm.name, learner + arm.about
+
+
+def _claim_section(number: int, judgement: Judgement, report: Report) -> str:
     claim = judgement.claim
     rows = [finding_row(finding) for finding in judgement.findings]
-    return f"{number}. **{claim.title}: {judgement.verdict}.**\n\n{_table(FINDING_HEADS, rows)}"
+    by = f" (by {MEASURES[claim.measure].label})" if claim.measure else ""
+    return f"{number}. **{claim.title}{by}: {judgement.verdict}.**\n\n{_table(FINDING_HEADS, rows)}"
+
+
+def _under_noise(report: Report) -> tuple[str, ...]:
+    if NOISY_EXAM not in report.experiment.measures:
+        return ()
+    tables = (
+        _table(FINDING_HEADS, [finding_row(finding) for finding in judgement.findings])
+        for judgement in report.noisy_judgements
+    )
+    label = MEASURES[NOISY_EXAM].label
+    opening = f"Measured by the column “{label}” of the first table; no verdict rests on them."
+    return ("## The same comparisons under noise", opening, *tables)
 
 
 _METHOD = (
@@ -250,19 +292,13 @@ _METHOD = (
     f"{ALPHA}. Where a claim has several comparisons, p-values are corrected for their number "
     "after Holm (1979); intervals are not. A comparison *holds* if the difference is significant "
     "and as claimed, *fails* if it is significant and opposite, and is *not resolved* otherwise. "
-    "A claim holds if all of its comparisons hold and fails if one fails. The third claim is "
-    f"about matching: it is tested against a difference of −{MARGIN} (worse by more than that "
-    "fails), holds if one simulator holds, and fails if all fail; which simulator is best is "
-    "left open, as the correction allows, rather than picked by its score.\n\n"
-    "MDD is the minimum detectable difference: the true difference (in the third claim counted "
-    f"from −{MARGIN}) that such a test finds with {POWER:.0%} power given the spread seen, "
-    "(t(1 − alpha/2) + t(power)) · s / √n with n − 1 degrees of freedom (Zar, *Biostatistical "
-    f"Analysis*, chapter 7); once at alpha = {ALPHA}, once at the level that Holm's correction "
-    "begins with. The spread is over trainings; the questions and the shipped models are the same "
-    "in all of them, so nothing is said about other worlds or other simulators of that size. The "
-    "shipped simulators differ in how they were trained too: see their cards.\n\n"
-    "Constant noise of 0.25 is the mean of a straight line from 0 to 0.5; the exponential "
-    "schedule, which rises late, has a lower mean (see the table), and so does its reverse."
+    "A claim holds if all of its comparisons hold and fails if one fails.\n\n"
+    "MDD is the minimum detectable difference: the true difference that such a test finds with "
+    f"{POWER:.0%} power given the spread seen, (t(1 − alpha/2) + t(power)) · s / √n with n − 1 "
+    "degrees of freedom (Zar, *Biostatistical Analysis*, chapter 7); once at alpha = "
+    f"{ALPHA}, once at the level that Holm's correction begins with. The spread is over trainings; "
+    "the questions and the shipped models are the same in all of them, so nothing is said about "
+    "other worlds or other models."
 )
 
 
@@ -273,25 +309,30 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def plot(report: Report, file: Path) -> None:
     """Draw every seed of every arm as a dot, with means and intervals, and write a PNG."""
+    measures = [name for name in report.experiment.measures if MEASURES[name].is_exam]
     height = 1.4 + 0.42 * len(report.arms)
-    figure = Figure(figsize=(9, height), layout="constrained")
-    panels = figure.subplots(1, len(EXAMS), sharey=True)
-    for panel, (exam, label) in zip(panels, EXAMS.items(), strict=True):
+    figure = Figure(figsize=(2 + 3.5 * len(measures), height), layout="constrained")
+    panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+    for panel, name in zip(panels, measures, strict=True):
         for row, result in enumerate(report.arms):
-            _draw_arm(panel, row, result, exam)
-        _dress(panel, label)
+            _draw_arm(panel, row, result, name)
+        _dress(panel, MEASURES[name].label)
     panels[0].set_yticks(range(len(report.arms)), [result.arm.name for result in report.arms])
     panels[0].invert_yaxis()
+    _save(figure, file)
+
+
+def _save(figure: Figure, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
 
 
-def _draw_arm(axes: Axes, row: int, result: ArmResult, exam: str) -> None:
-    values, mean = list(result.scores[exam].values()), result.mean(exam)
+def _draw_arm(axes: Axes, row: int, result: ArmResult, measure: str) -> None:
+    values, mean = list(result.scores(measure).values()), result.mean(measure)
     if mean is None:
         return
     spread = [row + _JITTER * (2 * (i + 0.5) / len(values) - 1) for i in range(len(values))]
-    axes.scatter(values, spread, s=16, color=COLOURS[exam], alpha=0.45, lw=0)
+    axes.scatter(values, spread, s=16, color=MEASURES[measure].colour, alpha=0.45, lw=0)
     if mean.low is not None and mean.high is not None:
         axes.plot([mean.low, mean.high], [row, row], color="black", lw=1.6)
     axes.plot([mean.value], [row], marker="D", color="black", markersize=5)
@@ -301,4 +342,47 @@ def _dress(axes: Axes, label: str) -> None:
     axes.set_xlabel(f"exact match, {label}", fontsize=11)
     axes.tick_params(labelsize=10)
     axes.grid(axis="x", alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+CURVES: Final = {"rollout/reward": "reward", "rollout/searches": "searches an episode"}
+"""What the learning curves show, and how it is called."""
+
+
+def plot_curves(report: Report, file: Path) -> None:
+    """Draw how training went, a small panel an arm: every seed thin, their mean thick; a PNG.
+
+    The mean of all arms is grey, for comparison.
+    """
+    trained = [result for result in report.arms if any(r.updates for r in result.runs.values())]
+    if not trained:
+        return
+    figure = Figure(figsize=(2.1 * len(trained) + 0.8, 4.6), layout="constrained")
+    panels = figure.subplots(len(CURVES), len(trained), sharex=True, sharey="row", squeeze=False)
+    for row, (key, label) in zip(panels, CURVES.items(), strict=True):
+        everyone = _mean_curve([curve for result in trained for curve in _curves(result, key)])
+        for panel, result in zip(row, trained, strict=True):
+            _draw_curves(panel, _curves(result, key), everyone)
+        row[0].set_ylabel(label)
+    for panel, result in zip(panels[0], trained, strict=True):
+        panel.set_title(result.arm.name, fontsize=10)
+    figure.supxlabel("update", fontsize=10)
+    _save(figure, file)
+
+
+def _curves(result: ArmResult, key: str) -> list[list[float]]:
+    return [[row[key] for row in run.updates] for run in result.runs.values() if run.updates]
+
+
+def _mean_curve(curves: Sequence[Sequence[float]]) -> list[float]:
+    return [statistics.fmean(values) for values in zip(*curves, strict=True)]
+
+
+def _draw_curves(axes: Axes, curves: Sequence[Sequence[float]], everyone: Sequence[float]) -> None:
+    steps = range(1, len(everyone) + 1)
+    axes.plot(steps, everyone, color="#BBBBBB", lw=2.5)
+    for curve in curves:
+        axes.plot(steps, curve, color="#0072B2", lw=0.7, alpha=0.5)
+    axes.plot(steps, _mean_curve(curves), color="#0072B2", lw=1.8)
+    axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -11,15 +11,15 @@ only by an experiment whose runs have the same.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from agents.experiments.design import EXAM_NOISE, FORMAT_ONLY, Protocol, Run
+from agents.experiments.measures import measure_all
 
-BM25_EXAM, NOISY_EXAM = "bm25", "noisy"
 RUNS, FAILURES = "runs", "failures"
 RECIPE_FILE = "recipe.json"
 LOCK_FILE = ".lock"
@@ -119,7 +119,7 @@ def run_identity(run: Run, shared: Identity, simulator: str | None) -> dict[str,
     """
     arm = {"arm": run.arm.name, "engine": run.arm.engine, "curriculum": repr(run.arm.curriculum)}
     known = {} if simulator is None else {"simulator_sha256": simulator}
-    return {**arm, "seed": run.seed, **shared, **known}
+    return {**arm, "algorithm": run.arm.algorithm, "seed": run.seed, **shared, **known}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +129,16 @@ class FinishedRun:
     Attributes:
         arm: Name of the arm.
         seed: Its seed.
-        scores: Exact match by exam.
+        scores: What was measured, by the measure's name.
         seconds: What it took.
+        updates: The metrics of each update.
     """
 
     arm: str
     seed: int
     scores: Mapping[str, float]
     seconds: float
+    updates: Sequence[Mapping[str, float]] = ()
 
 
 def read_run(file: Path, expected: Identity) -> FinishedRun | None:
@@ -152,8 +154,9 @@ def read_run(file: Path, expected: Identity) -> FinishedRun | None:
         run = FinishedRun(
             identity["arm"],
             identity["seed"],
-            {name: float(exam["exact_match"]) for name, exam in record["exams"].items()},
+            measure_all(record["exams"], record["updates"]),
             float(record["seconds"]["total"]),
+            tuple(record["updates"]),
         )
     except FileNotFoundError:
         return None

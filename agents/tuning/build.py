@@ -48,7 +48,7 @@ class SimulatorPlan:
 SIMULATORS: Mapping[str, SimulatorPlan] = {
     "simulator-medium": SimulatorPlan(
         TinyShape(hidden_size=256, num_heads=4, num_key_value_heads=2, intermediate_size=768),
-        share=0.5,
+        share=0.65,
         sft=SFTConfig(learning_rate=1.2e-3),
     ),
     "simulator": SimulatorPlan(SMALL, share=1.0, sft=SFTConfig()),

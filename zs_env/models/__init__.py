@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-SIMULATORS: Final = ("simulator",)
+SIMULATORS: Final = ("simulator-tiny", "simulator", "simulator-medium")
 MODELS: Final = (*SIMULATORS, "base", "skill")
 
 
@@ -13,8 +13,9 @@ def model_folder(name: str) -> Path:
     """Return the folder of a shipped model.
 
     Args:
-        name: "simulator" (writes documents), "base" (the policy that training starts from), or
-            "skill" (the policy before its weaknesses were planted).
+        name: "simulator-tiny", "simulator" or "simulator-medium" (write documents), "base" (the
+            policy that training starts from), or "skill" (the policy before its weaknesses were
+            planted).
 
     Raises:
         ValueError: If there is no model of that name.

@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.experiments.claims import CLAIMS, Claim, Verdict, judge
-from agents.experiments.design import ARMS, DEFAULT_ARMS
+from agents.experiments.claims import Claim, Verdict, judge
+from agents.experiments.comparison import COMPARISON
+from agents.experiments.measures import MEASURES
+from agents.experiments.miniature import ARMS, MINIATURE
 from agents.experiments.statistics import minimum_detectable
 
 HOLDS, FAILS, OPEN = Verdict.HOLDS, Verdict.FAILS, Verdict.NOT_RESOLVED
@@ -98,13 +100,22 @@ def test_opposite_claims_have_opposite_verdicts(values: Sequence[float], rng) ->
 
 
 def test_claims_compare_arms_of_the_default_experiment() -> None:
-    named = {name for claim in CLAIMS for pair in claim.pairs for name in pair}
-    assert named == set(DEFAULT_ARMS) - {"untrained"}
-    assert len(CLAIMS) == 4
+    named = {name for claim in MINIATURE.claims for pair in claim.pairs for name in pair}
+    assert named == set(MINIATURE.default_arms) - {"untrained"}
+    assert len(MINIATURE.claims) == 4
+
+
+@pytest.mark.parametrize("experiment", [MINIATURE, COMPARISON], ids=lambda each: each.name)
+def test_experiment_measures_what_it_claims(experiment) -> None:
+    assert set(experiment.default_arms) <= set(experiment.arms)
+    assert MEASURES[experiment.measures[0]].is_exam
+    for claim in experiment.claims:
+        assert {name for pair in claim.pairs for name in pair} <= set(experiment.arms)
+        assert claim.measure in ("", *experiment.measures)
 
 
 def test_claims_compare_arms_that_differ_in_one_thing_only() -> None:
-    for claim in CLAIMS:
+    for claim in MINIATURE.claims:
         for better, worse in claim.pairs:
             first, second = ARMS[better], ARMS[worse]
             assert (first.engine == second.engine) != (first.curriculum == second.curriculum)

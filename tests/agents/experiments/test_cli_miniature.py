@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from agents.cli import miniature
+from agents.cli import experiment
+from agents.cli.experiment import estimate_seconds, prepare, retyped
 from agents.cli.main import main
-from agents.cli.miniature import Miniature, estimate_seconds, retyped
-from agents.experiments.design import ARMS, plan
+from agents.cli.miniature import Miniature
+from agents.experiments.design import plan
+from agents.experiments.miniature import ARMS
 from agents.experiments.run_files import FinishedRun
 from zs_env.models import model_folder
 
@@ -94,7 +96,7 @@ def test_results_are_written(resumed: tuple[Path, dict[str, int]]) -> None:
     out = resumed[0]
     results = json.loads((out / "miniature.json").read_text())
     assert [arm["name"] for arm in results["arms"]] == list(ARM_NAMES)
-    assert all(len(arm["exams"]["bm25"]["by_seed"]) == 2 for arm in results["arms"])
+    assert all(len(arm["measures"]["bm25"]["by_seed"]) == 2 for arm in results["arms"])
     assert (out / "miniature.png").read_bytes() != b""
     page = (out / "p.md").read_text()
     assert "(p.png)" in page
@@ -105,7 +107,7 @@ def test_results_are_written(resumed: tuple[Path, dict[str, int]]) -> None:
 def test_finished_experiment_is_not_repeated(
     resumed: tuple[Path, dict[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(miniature, "perform", os._exit)  # would fail
+    monkeypatch.setattr(experiment, "perform", os._exit)  # would fail
     assert main(["miniature", *TINY, "--out", str(resumed[0])]) == 0
 
 
@@ -142,7 +144,7 @@ def test_failed_run_is_recorded_and_told_and_tried_again(
     lost = out / "runs" / "exact-seed0.json"
     kept = lost.read_bytes()
     lost.unlink()
-    monkeypatch.setattr(miniature, "perform", os.fspath)  # a TypeError in the other process
+    monkeypatch.setattr(experiment, "perform", os.fspath)  # a TypeError in the other process
     with pytest.raises(SystemExit, match="1 of 4 runs failed"):
         main(["miniature", *TINY, "--out", str(out)])
     assert re.search("exact-seed0 +failed: TypeError", capsys.readouterr().out)
@@ -157,7 +159,7 @@ def test_failed_run_is_recorded_and_told_and_tried_again(
 def test_format_only_simulator_that_fails_fails_its_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(miniature, "perform_format_only", os.fspath)
+    monkeypatch.setattr(experiment, "perform_format_only", os.fspath)
     with pytest.raises(SystemExit, match="2 of 2 runs failed"):
         main(["miniature", *TINY, "--arms", "format-only", "--out", str(tmp_path)])
     assert "TypeError" in (tmp_path / "failures" / "format-only-seed1.txt").read_text()
@@ -192,7 +194,7 @@ def test_models_come_from_another_folder(tmp_path: Path) -> None:
     for name in ("base", "simulator"):
         (tmp_path / name).symlink_to(model_folder(name))
     config = Miniature(arms=("small",), models=tmp_path, out=tmp_path / "out")
-    setup = miniature.prepare(config)
+    setup = prepare(config)
     assert setup.models == {name: tmp_path / name for name in ("base", "simulator")}
     assert len(setup.identity(setup.runs[0])["simulator_sha256"]) == 64
 

@@ -1,17 +1,24 @@
 import pickle
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
+from agents.algorithms.registry import make_algorithm
 
+from agents.cli.compare import Compare
 from agents.cli.demo import Demo
 from agents.cli.miniature import Miniature
 from agents.cli.train import Train
-from agents.experiments.design import ARMS, DEFAULT_ARMS, Protocol, find_arms, plan
+from agents.experiments.comparison import COMPARISON
+from agents.experiments.design import Protocol, Run, plan
+from agents.experiments.experiment import find_arms
+from agents.experiments.miniature import ARMS, MINIATURE
 from zs_env.search.curriculum import ExponentialCurriculum
+
+DEFAULT_ARMS = MINIATURE.default_arms
 
 
 def test_all_arms_of_a_seed_come_before_the_next_seed() -> None:
-    runs = plan(find_arms(DEFAULT_ARMS), num_seeds=3)
+    runs = plan(find_arms(MINIATURE, DEFAULT_ARMS), num_seeds=3)
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
     assert [run.arm.name for run in runs[: len(DEFAULT_ARMS)]] == list(DEFAULT_ARMS)
 
@@ -22,7 +29,7 @@ def test_every_trained_arm_has_every_seed_and_names_are_unique() -> None:
 
 
 def test_untrained_policy_is_examined_once() -> None:
-    assert [run.name for run in plan(find_arms(["untrained"]), 8)] == ["untrained-seed0"]
+    assert [run.name for run in plan(find_arms(MINIATURE, ["untrained"]), 8)] == ["untrained-seed0"]
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -77,8 +84,35 @@ def test_defaults_of_the_command_are_those_of_the_protocol() -> None:
 )
 def test_unknown_arms_raise(names: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        find_arms(names)
+        find_arms(MINIATURE, names)
 
 
 def test_arm_named_twice_counts_once() -> None:
-    assert [arm.name for arm in find_arms(["real", "small", "real"])] == ["real", "small"]
+    assert [arm.name for arm in find_arms(MINIATURE, ["real", "small", "real"])] == [
+        "real",
+        "small",
+    ]
+
+
+@pytest.mark.parametrize("name", COMPARISON.arms)
+def test_compared_arms_differ_in_their_algorithm_only(name: str) -> None:
+    arm = COMPARISON.arms[name]
+    make_algorithm(arm.algorithm)
+    assert arm == replace(
+        COMPARISON.arms["grpo"], name=name, algorithm=arm.algorithm, about=arm.about
+    )
+    assert pickle.loads(pickle.dumps(arm)) == arm
+
+
+def test_any_algorithm_is_an_arm_and_names_its_files_plainly() -> None:
+    [arm] = find_arms(COMPARISON, ["agents.algorithms.grpo:GRPO?clip_range=0.1"])
+    assert arm.algorithm == arm.name
+    assert Run(arm, 2).name == "agents.algorithms.grpo-GRPO-clip_range-0.1-seed2"
+    with pytest.raises(ValueError, match="`algorithm` must be one of"):
+        find_arms(COMPARISON, ["huge"])
+
+
+def test_comparison_gives_every_algorithm_three_seeds() -> None:
+    config = Compare()
+    runs = plan(config.chosen_arms, config.seeds)
+    assert len(runs) == 3 * len(COMPARISON.default_arms)

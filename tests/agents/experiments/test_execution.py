@@ -1,7 +1,8 @@
 import pytest
 
 from agents.experiments import execution
-from agents.experiments.design import ARMS, Protocol, Run
+from agents.experiments.design import Protocol, Run
+from agents.experiments.miniature import ARMS
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.rollout import Rollout
 from agents.trainer import Callback, Trainer

@@ -3,10 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from agents.experiments.claims import CLAIMS
-from agents.experiments.design import ARMS, DEFAULT_ARMS, Protocol, find_arms
-from agents.experiments.report import Report, as_json, markdown, plot, summarise
+from agents.experiments.comparison import COMPARISON
+from agents.experiments.design import Protocol
+from agents.experiments.experiment import find_arms
+from agents.experiments.miniature import ARMS, MINIATURE
+from agents.experiments.report import Report, as_json, markdown, plot, plot_curves, summarise
 from agents.experiments.run_files import FinishedRun
+
+CLAIMS, DEFAULT_ARMS = MINIATURE.claims, MINIATURE.default_arms
 
 MEANS = {
     "tiny": 0.80,
@@ -35,7 +39,7 @@ def finished(seeds: int) -> list[FinishedRun]:
 
 
 def report(seeds: int) -> Report:
-    return summarise(Protocol(), find_arms(DEFAULT_ARMS), finished(seeds))
+    return summarise(MINIATURE, Protocol(), find_arms(MINIATURE, DEFAULT_ARMS), finished(seeds))
 
 
 def test_page_says_plainly_what_became_of_every_claim() -> None:
@@ -50,7 +54,7 @@ def test_page_states_detectable_differences_and_the_mean_noise_of_arms() -> None
     assert row.startswith("| constant | 0.25 | 8 | 0.90")
     assert "| MDD |" in page
     assert "minimum detectable difference" in page
-    assert "![Exact match by arm, a dot a seed](miniature.png)" in page
+    assert "![Each arm, a dot a seed](miniature.png)" in page
 
 
 def test_every_line_of_a_table_has_as_many_cells_as_its_head() -> None:
@@ -73,8 +77,8 @@ def test_json_holds_arms_by_seed_and_claims() -> None:
     found = json.loads(json.dumps(as_json(report(3))))
     assert [arm["name"] for arm in found["arms"]] == list(DEFAULT_ARMS)
     small = found["arms"][1]
-    assert small["exams"]["bm25"]["exact_match"]["num"] == 3
-    assert list(small["exams"]["bm25"]["by_seed"]) == ["0", "1", "2"]
+    assert small["measures"]["bm25"]["mean"]["num"] == 3
+    assert list(small["measures"]["bm25"]["by_seed"]) == ["0", "1", "2"]
     assert [claim["claim"] for claim in found["claims"]] == [claim.title for claim in CLAIMS]
     assert found["claims"][2]["margin"] == 0.02
     comparison = found["claims"][1]["comparisons"][0]
@@ -87,7 +91,7 @@ def test_noisy_exam_decides_no_verdict() -> None:
         FinishedRun(run.arm, run.seed, {**run.scores, "noisy": 0.0}, run.seconds)
         for run in finished(8)
     ]
-    turned = summarise(Protocol(), find_arms(DEFAULT_ARMS), runs)
+    turned = summarise(MINIATURE, Protocol(), find_arms(MINIATURE, DEFAULT_ARMS), runs)
     assert turned.judgements == report(8).judgements
 
 
@@ -97,5 +101,46 @@ def test_typical_time_is_that_of_runs_with_training() -> None:
         FinishedRun("real", 0, {"bm25": 0.9, "noisy": 0.5}, 100.0),
     ]
     arms = [ARMS["untrained"], ARMS["real"]]
-    assert summarise(Protocol(), arms, runs).run_seconds == 100.0
-    assert summarise(Protocol(), arms, runs[:1]).run_seconds is None
+    assert summarise(MINIATURE, Protocol(), arms, runs).run_seconds == 100.0
+    assert summarise(MINIATURE, Protocol(), arms, runs[:1]).run_seconds is None
+
+
+def compared(seeds: int) -> Report:
+    arms = find_arms(COMPARISON, ["reinforce", "grpo", "ppo"])
+    runs = [
+        FinishedRun(
+            arm.name,
+            seed,
+            {"simulator": 0.9, "unsteadiness": 0.02 * (1 + number) + 0.001 * (seed % 3)},
+            60.0,
+            [
+                {"rollout/reward": update / 9 + number / 9, "rollout/searches": 2.0 + seed}
+                for update in range(4)
+            ],
+        )
+        for number, arm in enumerate(arms)
+        for seed in range(seeds)
+    ]
+    return summarise(COMPARISON, Protocol(), arms, runs)
+
+
+def test_claim_is_decided_by_its_own_measure() -> None:
+    found = compared(5)
+    steadier = found.judgements[0]
+    assert steadier.verdict == "holds"
+    assert steadier.findings[0].difference.value == pytest.approx(0.02, abs=0.002)
+    assert as_json(found)["claims"][0]["measure"] == "unsteadiness"
+    assert "REINFORCE is steadier than GRPO (by unsteadiness): holds" in markdown(found, "c", "f")
+
+
+def test_curves_are_drawn_and_linked(tmp_path: Path) -> None:
+    found = compared(2)
+    plot_curves(found, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "(curves.png)" in markdown(found, "c", "f", "curves.png")
+    assert "(curves.png)" not in markdown(found, "c", "f")
+
+
+def test_no_curves_without_training(tmp_path: Path) -> None:
+    plot_curves(report(1), tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from agents.experiments.design import ARMS, Protocol, Run
+from agents.experiments.design import Protocol, Run
+from agents.experiments.miniature import ARMS
 from agents.experiments.run_files import (
     FinishedRun,
     check_format_only,
@@ -20,6 +21,7 @@ from agents.experiments.run_files import (
 
 RUN = Run(ARMS["small"], 3)
 SHARED = shared_identity(Protocol(), policy="p", examiner="e", world="w")
+UPDATES = [{"rollout/reward": reward, "rollout/searches": 2.0} for reward in (0.25, 0.75)]
 EXAMS = {"bm25": {"exact_match": 0.5}, "noisy": {"exact_match": 0.25}}
 
 
@@ -27,14 +29,17 @@ def write(folder: Path, **changes: Any) -> Path:
     identity = run_identity(RUN, SHARED, "s") | changes
     file = run_file(folder, RUN)
     file.parent.mkdir(parents=True, exist_ok=True)
-    record = {"identity": identity, "exams": EXAMS, "seconds": {"total": 12.5}}
+    record = {"identity": identity, "exams": EXAMS, "seconds": {"total": 12.5}, "updates": UPDATES}
     file.write_text(json.dumps(record))
     return file
 
 
 def test_finished_run_is_read_back(tmp_path: Path) -> None:
     found = read_run(write(tmp_path), run_identity(RUN, SHARED, "s"))
-    assert found == FinishedRun("small", 3, {"bm25": 0.5, "noisy": 0.25}, 12.5)
+    scores = {"mean_reward": 0.5, "unsteadiness": 0.5, "last_searches": 2.0}
+    assert found == FinishedRun(
+        "small", 3, {"bm25": 0.5, "noisy": 0.25, **scores}, 12.5, tuple(UPDATES)
+    )
 
 
 def test_run_that_has_not_ended_is_none(tmp_path: Path) -> None:
@@ -50,6 +55,7 @@ def test_run_that_has_not_ended_is_none(tmp_path: Path) -> None:
         ("simulator_sha256", "other"),
         ("miniwiki", "other"),
         ("curriculum", "other"),
+        ("algorithm", "other"),
     ],
 )
 def test_run_of_another_experiment_raises_and_names_the_difference(
