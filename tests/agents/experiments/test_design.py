@@ -2,8 +2,8 @@ import pickle
 from dataclasses import fields, replace
 
 import pytest
-from agents.algorithms.registry import make_algorithm
 
+from agents.algorithms.registry import make_algorithm
 from agents.cli.compare import Compare
 from agents.cli.demo import Demo
 from agents.cli.miniature import Miniature
