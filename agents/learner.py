@@ -7,7 +7,8 @@ episodes came about does not matter to it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 import torch
 
@@ -17,6 +18,30 @@ from agents.policies.policy import Policy
 from agents.trainer_config import TrainerConfig
 from agents.trajectory import Trajectory
 from zs_env.random import derive
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A loss that is no number, or infinite; nothing was learned from its batch.
+
+    Attributes:
+        batch: The episodes.
+    """
+
+    def __init__(self, message: str, batch: Batch) -> None:
+        super().__init__(message)
+        self.batch = batch
+
+
+class LearnerState(TypedDict):
+    """What changes while learning.
+
+    Attributes:
+        modules: For each trained module its tensors by name; tied ones appear once.
+        optimizer: What torch's `Optimizer.state_dict` returns.
+    """
+
+    modules: dict[str, dict[str, torch.Tensor]]
+    optimizer: dict[str, Any]
 
 
 class Learner:
@@ -110,6 +135,33 @@ class Learner:
         self.optimizer.step()
         tally.end_step(float(norm))
 
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """Return what is trained, by name."""
+        return {"policy": self.policy.model}
+
+    def state_dict(self) -> LearnerState:
+        """Return what changes while learning; the tensors are the learner's own, not copies."""
+        return {
+            "modules": {name: tensors(module) for name, module in self.modules().items()},
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: LearnerState) -> None:
+        """Put back what `state_dict` returned; bit for bit, where devices are the same.
+
+        Raises:
+            ValueError: If it is of other modules.
+        """
+        modules = self.modules()
+        if modules.keys() != state["modules"].keys():
+            raise ValueError(
+                f"`state` must be of the modules {', '.join(modules)}, got "
+                f"{', '.join(state['modules'])}"
+            )
+        for name, module in modules.items():
+            load_tensors(name, module, state["modules"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+
 
 class _Tally:
     """Adds up the statistics of one update."""
@@ -137,3 +189,34 @@ class _Tally:
         means = {name: value / weight for name, value in self._sums.items() if weight > 0}
         norm = sum(self._norms) / max(1, len(self._norms))
         return {**means, "grad_norm": norm, "logprob_gap": self._gap}
+
+
+def tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors of a module by name, each once, also where several names share one."""
+    seen: set[int] = set()
+    kept: dict[str, torch.Tensor] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            kept[name] = tensor
+    return kept
+
+
+@torch.no_grad()
+def load_tensors(name: str, module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Copy tensors into a module.
+
+    Args:
+        name: What to call the module in messages.
+        module: Where they go.
+        state: What `tensors` returned of a module built alike.
+
+    Raises:
+        ValueError: If they do not fit.
+    """
+    present = tensors(module)
+    shapes, wanted = ({n: tuple(t.shape) for n, t in each.items()} for each in (state, present))
+    if shapes != wanted:
+        raise ValueError(f"`state` must hold the tensors of {name!r}, got those of another module")
+    for key, tensor in present.items():
+        tensor.copy_(state[key])

@@ -29,6 +29,11 @@ class TokenScores:
 class Policy(TokenGenerator, Protocol):
     """A token generator that can be trained."""
 
+    @property
+    def model(self) -> torch.nn.Module:
+        """What holds the weights."""
+        ...
+
     def score(self, batch: Batch, temperature: float = 1.0) -> TokenScores:
         """Score the action tokens of `batch` in row-major order."""
         ...

@@ -22,7 +22,7 @@ from agents.callbacks import (
     unfill,
 )
 from agents.evaluate import EpisodeRecord, Evaluation
-from agents.metrics import MetricsWriter, read_metrics
+from agents.metrics import Logger, read_metrics
 from agents.rollout import Rollout
 from agents.trajectory import Trajectory, Turn
 
@@ -91,7 +91,7 @@ def test_run_of_one_update_is_due_once() -> None:
 
 
 def test_metrics_go_to_the_row_of_the_update(tmp_path: Path) -> None:
-    with MetricsWriter(tmp_path) as writer:
+    with Logger(tmp_path) as writer:
         callback = MetricsCallback(writer)
         for update in (1, 2):
             callback.on_update_end(make_trainer(update), NO_EPISODES, {"train/loss": float(update)})
@@ -180,7 +180,7 @@ def test_failed_save_leaves_the_last_checkpoint(tmp_path: Path) -> None:
 
 def test_figure_is_drawn_when_due(tmp_path: Path) -> None:
     callback = PlotCallback(tmp_path, every=2, last=3)
-    with MetricsWriter(tmp_path) as writer:
+    with Logger(tmp_path) as writer:
         MetricsCallback(writer).on_update_end(make_trainer(2), NO_EPISODES, {"rollout/f1": 0.5})
     callback.on_update_end(make_trainer(2), NO_EPISODES, {})
     assert (tmp_path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.metrics import METRICS_FILE, MetricsWriter, read_metrics
+from agents.metrics import METRICS_FILE, Logger, read_metrics
 
 
 def write_run(out_dir: Path, steps: range, *, first_step: int = 0, seconds: float = 0.0) -> Path:
-    with MetricsWriter(out_dir, first_step=first_step) as writer:
+    with Logger(out_dir, first_step=first_step) as writer:
         for step in steps:
             writer.record("train/loss", 1 / 3 + step)
             writer.record("rollout/num_tokens", 7 * step)
@@ -34,20 +34,20 @@ def test_run_folder_reads_like_its_file(tmp_path: Path) -> None:
 
 
 def test_row_is_on_disk_before_the_writer_closes(tmp_path: Path) -> None:
-    with MetricsWriter(tmp_path) as writer:
+    with Logger(tmp_path) as writer:
         writer.record("train/loss", 0.5)
         writer.dump(0)
         assert read_metrics(tmp_path) == [{"step": 0, "train/loss": 0.5}]
 
 
 def test_dump_without_records_writes_a_row(tmp_path: Path) -> None:
-    with MetricsWriter(tmp_path) as writer:
+    with Logger(tmp_path) as writer:
         writer.dump(0)
     assert read_metrics(tmp_path) == [{"step": 0}]
 
 
 def test_records_do_not_leak_into_the_next_row(tmp_path: Path) -> None:
-    with MetricsWriter(tmp_path) as writer:
+    with Logger(tmp_path) as writer:
         writer.record("eval/bm25/exact_match", 0.5)
         writer.dump(0)
         writer.dump(1)
@@ -55,7 +55,7 @@ def test_records_do_not_leak_into_the_next_row(tmp_path: Path) -> None:
 
 
 def test_keys_are_sorted_whatever_the_order_of_records(tmp_path: Path) -> None:
-    with MetricsWriter(tmp_path) as writer:
+    with Logger(tmp_path) as writer:
         for key in ("train/b", "rollout/z", "train/a"):
             writer.record(key, 0)
         writer.dump(0)
@@ -76,7 +76,7 @@ def test_equal_runs_differ_only_in_their_times(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_value_that_is_not_finite_is_stored_as_null(tmp_path: Path, value: float) -> None:
-    with MetricsWriter(tmp_path) as writer:
+    with Logger(tmp_path) as writer:
         writer.record("train/loss", value)
         writer.dump(0)
     assert json.loads((tmp_path / METRICS_FILE).read_text())["train/loss"] is None
@@ -88,26 +88,26 @@ def test_value_that_is_not_finite_is_stored_as_null(tmp_path: Path, value: float
     [(3, "3"), (np.int64(3), "3"), (3.0, "3.0"), (np.float32(0.5), "0.5"), (True, "1")],
 )
 def test_whole_numbers_stay_whole(tmp_path: Path, value: float, stored: str) -> None:
-    with MetricsWriter(tmp_path) as writer:
+    with Logger(tmp_path) as writer:
         writer.record("train/x", value)
         writer.dump(0)
     assert (tmp_path / METRICS_FILE).read_text() == f'{{"step": 0, "train/x": {stored}}}\n'
 
 
 def test_tensor_is_recorded_as_its_number(tmp_path: Path) -> None:
-    with MetricsWriter(tmp_path) as writer:
+    with Logger(tmp_path) as writer:
         writer.record("train/loss", torch.tensor(0.25))
         writer.dump(0)
     assert read_metrics(tmp_path)[0]["train/loss"] == 0.25
 
 
 def test_record_refuses_a_key_without_its_prefix(tmp_path: Path) -> None:
-    with MetricsWriter(tmp_path) as writer, pytest.raises(ValueError, match="`key` must begin"):
+    with Logger(tmp_path) as writer, pytest.raises(ValueError, match="`key` must begin"):
         writer.record("loss", 1.0)
 
 
 def test_dump_refuses_to_go_back(tmp_path: Path) -> None:
-    with MetricsWriter(tmp_path) as writer:
+    with Logger(tmp_path) as writer:
         writer.dump(3)
         with pytest.raises(ValueError, match="`step` must be at least 4, got 3"):
             writer.dump(3)
