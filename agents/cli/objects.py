@@ -37,6 +37,26 @@ def load_object(option: str, path: str, methods: Sequence[str]) -> Any:
     return found
 
 
+def load_class(option: str, path: str) -> type[Any]:
+    """Return the class that an option names.
+
+    Args:
+        option: Name of the option, for messages.
+        path: `module:Class`. The current folder can be imported from.
+
+    Raises:
+        ValueError: If there is no such module or attribute.
+        TypeError: If it is no class.
+    """
+    module, _, attribute = path.partition(":")
+    found = getattr(_import(option, module, path), attribute, None)
+    if found is None:
+        raise ValueError(f"`{option}` must name an attribute of {module!r}, got {path!r}")
+    if not isinstance(found, type):
+        raise TypeError(f"`{option}` must name a class, got {path!r}")
+    return found
+
+
 def _has(thing: Any, methods: Sequence[str]) -> bool:
     return any(callable(getattr(thing, method, None)) for method in methods)
 
