@@ -180,7 +180,8 @@ def write_tensors(file: Path, tensors: Tensors, note: Mapping[str, str] | None =
     """
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(kept, file, dict(note or {}))
+        # Without any text, a file of no tensors at all could not be read back.
+        save_file(kept, file, {"format": "pt", **(note or {})})
     except SafetensorError as error:
         raise OSError(f"{file} cannot be written: {error}") from error
 

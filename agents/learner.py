@@ -137,7 +137,7 @@ class Learner:
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """Return what is trained, by name."""
-        return {"policy": self.policy.model}
+        return {"policy": self.policy.module}
 
     def state_dict(self) -> LearnerState:
         """Return what changes while learning; the tensors are the learner's own, not copies."""

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
-from agents.algorithms.grpo import ALGORITHMS
+from agents.algorithms.registry import PATHS
+from agents.cli.objects import load_class
 from agents.trainer_config import TrainerConfig
 from zs_env.search.curriculum import CURRICULA
 
@@ -70,5 +71,5 @@ def rebuild(name: str, description: Any) -> Any:
 def _kinds() -> Iterator[type]:
     """Yield every class that `rebuild` makes."""
     yield TrainerConfig
-    yield from ALGORITHMS.values()
+    yield from (load_class("algorithm", path) for path in PATHS.values())
     yield from map(type, CURRICULA.values())

@@ -124,7 +124,7 @@ def make_callback(callback: CallbackLike | None) -> Callback:
         return Callback()
     if isinstance(callback, Callback):
         return callback
-    if isinstance(callback, Sequence):
+    if isinstance(callback, Sequence) and not isinstance(callback, str):
         return CallbackList([make_callback(each) for each in callback])
     if isinstance(callback, type) or not callable(callback):
         raise TypeError(
@@ -341,7 +341,7 @@ class Trainer:
         recipe = {name: describe(getattr(self, name)) for name in _RECIPE}
         checkpoint = self.checkpoint({"recipe": recipe})
         reference = self.learner.reference
-        frozen = {} if reference is None else {_REFERENCE: tensors(reference.model)}
+        frozen = {} if reference is None else {_REFERENCE: tensors(reference.module)}
         write_checkpoint(
             Path(folder),
             Checkpoint(checkpoint.learner, checkpoint.state, frozen),
@@ -387,7 +387,7 @@ class Trainer:
         trainer = cls(policy or _load_policy(folder / POLICY_FOLDER, device), env, **parts)
         trainer.restore(checkpoint)
         if trainer.learner.reference is not None:
-            reference = trainer.learner.reference.model
+            reference = trainer.learner.reference.module
             load_tensors(_REFERENCE, reference, checkpoint.frozen[_REFERENCE])
         return trainer
 

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
-from urllib.parse import parse_qsl
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
@@ -42,7 +41,6 @@ from agents.cli.provenance import provenance, weights_checksum
 from agents.cli.threads import use_threads
 
 if TYPE_CHECKING:
-    from agents.algorithms.algorithm import Algorithm
     from agents.checkpoint import Checkpoint
     from agents.evaluate import Evaluation
     from agents.learner import NonFiniteLossError
@@ -77,7 +75,8 @@ class Train:
     - the latest weights in checkpoint/ and the best in best/, in Hugging Face format.
 
     Attributes:
-        algorithm: How to learn: grpo, or a name with options, such as grpo?num_epochs=2.
+        algorithm: How to learn: a name with options, if wanted, such as grpo?num_epochs=2, or
+            module:Class.
         env_id: A registered text environment.
         steps: Number of updates.
         num_questions: Questions an update.
@@ -306,6 +305,7 @@ def prepare(config: Train) -> Setup:
         ValueError: If an option is out of its range or names nothing.
         FileNotFoundError: If there is no model where one should be.
     """
+    from agents.algorithms.registry import make_algorithm
     from agents.policies.causal_lm import CausalLMPolicy, find_policy
     from agents.trainer import Trainer
     from agents.trainer_config import TrainerConfig
@@ -409,27 +409,6 @@ def _is_run(out: Path) -> bool:
         return False
 
 
-def make_algorithm(spec: str, overrides: Mapping[str, Any]) -> Algorithm:
-    """Return the algorithm that `spec` names: `name` or `name?option=value&…`.
-
-    Raises:
-        ValueError: If there is none of that name, or an option is unknown or out of its range.
-    """
-    from agents.algorithms.grpo import ALGORITHMS
-
-    name, _, query = spec.partition("?")
-    if name not in ALGORITHMS:
-        known = ", ".join(ALGORITHMS)
-        raise ValueError(f"`algorithm` must be one of {known}, got {spec!r}")
-    given = {key: json.loads(value) for key, value in parse_qsl(query, strict_parsing=bool(query))}
-    try:
-        return ALGORITHMS[name](
-            **given | {key: value for key, value in overrides.items() if value is not None}
-        )
-    except TypeError as error:
-        raise ValueError(f"`algorithm` must have options that it knows, got {spec!r}") from error
-
-
 def make_env(config: Train, engine: SearchEngine) -> gym.vector.VectorEnv[Any, Any, Any]:
     """Return the environment to train in.
 
@@ -473,7 +452,7 @@ def execute(config: Train, setup: Setup, console: Console, threads: int) -> bool
         write_json(out / CONFIG_FILE, describe(config, setup, threads))
         learn(config, setup, console, stop)
     trainer.env.close()
-    if trainer.num_updates_done == config.steps:
+    if trainer.num_updates_done == config.steps and stop.received is None:
         return True
     say(
         console,

@@ -88,6 +88,11 @@ class CausalLMPolicy:
         parameters: Iterable[torch.nn.Parameter] = self.model.parameters()
         return parameters
 
+    @property
+    def module(self) -> torch.nn.Module:
+        """What holds the weights."""
+        return self.model
+
     def frozen_copy(self) -> CausalLMPolicy:
         """Return an independent copy without gradients."""
         model = copy.deepcopy(self.model).requires_grad_(False)

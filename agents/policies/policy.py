@@ -29,17 +29,17 @@ class TokenScores:
 class Policy(TokenGenerator, Protocol):
     """A token generator that can be trained."""
 
-    @property
-    def model(self) -> torch.nn.Module:
-        """What holds the weights."""
-        ...
-
     def score(self, batch: Batch, temperature: float = 1.0) -> TokenScores:
         """Score the action tokens of `batch` in row-major order."""
         ...
 
     def parameters(self) -> Iterable[torch.nn.Parameter]:
         """Return the trainable parameters."""
+        ...
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """What holds the weights."""
         ...
 
     def frozen_copy(self) -> Policy:
