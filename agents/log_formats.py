@@ -13,6 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from typing import Final, Protocol, TextIO
@@ -144,7 +145,8 @@ class WeightsAndBiases:
             ImportError: If `wandb` is not installed.
         """
         try:
-            import wandb
+            # By its name: types are checked without it, too.
+            wandb = import_module("wandb")
         except ImportError as error:
             raise ImportError("the log format 'wandb' needs: pip install wandb") from error
         self._run = wandb.init(dir=str(out_dir), name=out_dir.name, group=out_dir.name)

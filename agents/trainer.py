@@ -379,12 +379,13 @@ class Trainer:
         recipe = checkpoint.state.get("recipe")
         if recipe is None:
             raise CheckpointError(f"{folder} must be what `save` wrote, got another checkpoint")
-        given = {"algorithm": algorithm, "curriculum": curriculum}
-        parts = {
-            name: rebuild(name, recipe[name]) if given.get(name) is None else given[name]
-            for name in _RECIPE
-        }
-        trainer = cls(policy or _load_policy(folder / POLICY_FOLDER, device), env, **parts)
+        trainer = cls(
+            policy or _load_policy(folder / POLICY_FOLDER, device),
+            env,
+            algorithm or rebuild("algorithm", recipe["algorithm"]),
+            config=rebuild("config", recipe["config"]),
+            curriculum=curriculum or rebuild("curriculum", recipe["curriculum"]),
+        )
         trainer.restore(checkpoint)
         if trainer.learner.reference is not None:
             reference = trainer.learner.reference.module

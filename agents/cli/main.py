@@ -97,7 +97,7 @@ def _read(argv: Sequence[str], **options: Any) -> Command:
     errors = io.StringIO()
     try:
         with redirect_stderr(errors):
-            return tyro.cli(
+            command: Command = tyro.cli(
                 Command,
                 prog=PROGRAM,
                 description=DESCRIPTION,
@@ -105,6 +105,7 @@ def _read(argv: Sequence[str], **options: Any) -> Command:
                 config=(OmitArgPrefixes, OmitSubcommandPrefixes),
                 **options,
             )
+            return command
     except SystemExit as exit_:
         if exit_.code == 2:
             raise CommandError(unboxed(errors.getvalue())) from None

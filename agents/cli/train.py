@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -84,7 +84,7 @@ class Train:
         max_turns: Actions an episode lasts at most.
         seed: Key of questions, noise and sampling.
         noise_start: Probability of noisy documents in the first update.
-        noise_end: Probability of noisy documents in the last update.
+        noise_end: The same in the last update.
         noise_base: How late noise rises: above 1 late, 1 evenly, below 1 early.
         eval_every: Updates between evaluations; the first and the last update have one too. 0
             means never.
@@ -217,10 +217,10 @@ def read_run(folder: Path) -> RunRecord:
     """
     if not _is_run(folder):
         raise ValueError(f"`resume` must be the folder of a run, got {str(folder)!r}")
-    description = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     try:
+        description = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         config = Train(**description["config"] | {"out": str(folder)})
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"`resume` must be a run of this version, got {str(folder)!r}: {error}"
         ) from error
@@ -266,15 +266,30 @@ def restore(config: Train, run: RunRecord, setup: Setup, console: Console) -> Se
             f"`policy` must be the weights that the run started from, with the SHA-256 {wanted}, "
             f"got {config.policy!r} with {setup.weights_checksum}"
         )
-    for name, value in provenance().items():
-        if run.description.get(name) != value:
-            warn(f"{name} were {run.description.get(name)} and are {value}: numbers may differ")
+    for name, old, new in differences(run.description, provenance()):
+        warn(f"{name} was {old} and is {new}: numbers may differ")
     checkpoint = newest_checkpoint(config.out_dir / CHECKPOINTS_FOLDER, warn)
     if checkpoint is None:
         return setup
     check_files(config.out_dir, checkpoint.state["files"])
     setup.trainer.restore(checkpoint)
     return replace(setup, resumed_from=checkpoint)
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, old value and new value of whatever results depend on and has changed.
+
+    Example:
+        >>> list(differences({"versions": {"torch": "2.8"}}, {"versions": {"torch": "2.9"}}))
+        [('versions: torch', '2.8', '2.9')]
+    """
+    for group, values in new.items():
+        for name, value in values.items():
+            before = old.get(group, {}).get(name)
+            if before != value:
+                yield f"{group}: {name}", before, value
 
 
 @dataclass(frozen=True)
@@ -419,7 +434,7 @@ def make_env(config: Train, engine: SearchEngine) -> gym.vector.VectorEnv[Any, A
     import zs_env  # noqa: F401 - registers the ids
 
     # Other packages' environments need not know question sets.
-    asked = {} if config.questions == Train.questions else {"questions": config.questions}
+    asked: dict[str, Any] = {"questions": config.questions}
     return gym.make_vec(
         config.env_id,
         num_envs=config.num_questions * config.group_size,
@@ -427,7 +442,7 @@ def make_env(config: Train, engine: SearchEngine) -> gym.vector.VectorEnv[Any, A
         engine=engine,
         split=config.split,
         max_turns=config.max_turns,
-        **asked,
+        **({} if config.questions == Train.questions else asked),
         autoreset_mode=AutoresetMode.DISABLED,
     )
 

@@ -278,7 +278,7 @@ def test_other_versions_are_told(copy: Path, capsys: pytest.CaptureFixture[str])
     config["versions"]["torch"] = "1.0"
     (copy / "config.json").write_text(json.dumps(config))
     assert resume(copy) == 0
-    assert "warning: versions were" in capsys.readouterr().out
+    assert "warning: versions: torch was 1.0 and is" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [None, "{}", '{"config": {"speed": 9}}', "{"])
