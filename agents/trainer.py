@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 
 from agents.algorithms.algorithm import Algorithm
+from agents.collecting import collect_kept
 from agents.learner import Learner
 from agents.policies.policy import Policy
 from agents.rollout import Rollout, collect
@@ -79,19 +80,26 @@ class Trainer:
         """Collect one batch and learn from it; return it and the numbers to log."""
         start = time.perf_counter()
         options = {} if self.curriculum is None else {"noise": self.curriculum(progress)}
-        rollout = collect(
+        collected = collect_kept(
+            lambda seed: self._play(seed, options),
+            self.algorithm,
+            derive(self.config.seed, self.num_updates_done),
+        )
+        rollout, collecting = collected.rollout, time.perf_counter() - start
+        metrics = rollout_metrics(rollout.trajectories) | collected.metrics()
+        start += collecting
+        metrics |= self.learner.update(collected.kept, self.num_updates_done, progress)
+        metrics |= {f"rollout/{name}": value for name, value in options.items()}
+        metrics |= time_metrics(rollout, collecting, time.perf_counter() - start)
+        self.num_updates_done += 1
+        return rollout, metrics
+
+    def _play(self, seed: int, options: dict[str, float]) -> Rollout:
+        return collect(
             self.policy,
             self.env,
-            seed=derive(self.config.seed, self.num_updates_done),
+            seed=seed,
             options=options,
             max_new_tokens=self.config.max_new_tokens,
             temperature=self.config.temperature,
         )
-        collected = time.perf_counter()
-        metrics = rollout_metrics(rollout.trajectories) | self.learner.update(
-            rollout.trajectories, self.num_updates_done
-        )
-        metrics |= {f"rollout/{name}": value for name, value in options.items()}
-        metrics |= time_metrics(rollout, collected - start, time.perf_counter() - collected)
-        self.num_updates_done += 1
-        return rollout, metrics
