@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from agents.algorithms.algorithm import Algorithm
 from agents.algorithms.grpo import GRPO
 from agents.checkpoint import Checkpoint, CheckpointError, read_checkpoint, write_checkpoint
+from agents.collecting import collect_kept
 from agents.learner import Learner, load_tensors, tensors
 from agents.policies.agent import PolicyAgent, PolicyState
 from agents.policies.policy import Policy
@@ -245,25 +246,31 @@ class Trainer:
         hooks.on_rollout_start(self)
         start = time.perf_counter()
         options = {} if self.curriculum is None else {"noise": self.curriculum(progress)}
-        rollout = collect(
-            self.policy,
-            self.env,
-            seed=derive(self.config.seed, self.num_updates_done),
-            options=options,
-            max_new_tokens=self.config.max_new_tokens,
-            temperature=self.config.temperature,
+        collected = collect_kept(
+            lambda seed: self._play(seed, options),
+            self.algorithm,
+            derive(self.config.seed, self.num_updates_done),
         )
-        collecting = time.perf_counter() - start
+        rollout, collecting = collected.rollout, time.perf_counter() - start
         hooks.on_rollout_end(self, rollout)
         start = time.perf_counter()
-        metrics = rollout_metrics(rollout.trajectories) | self.learner.update(
-            rollout.trajectories, self.num_updates_done
-        )
+        metrics = rollout_metrics(rollout.trajectories) | collected.metrics()
+        metrics |= self.learner.update(collected.kept, self.num_updates_done, progress)
         metrics |= {f"rollout/{name}": value for name, value in options.items()}
         metrics |= time_metrics(rollout, collecting, time.perf_counter() - start)
         self._teach_curriculum(rollout)
         self.num_updates_done += 1
         return rollout, metrics
+
+    def _play(self, seed: int, options: dict[str, float]) -> Rollout:
+        return collect(
+            self.policy,
+            self.env,
+            seed=seed,
+            options=options,
+            max_new_tokens=self.config.max_new_tokens,
+            temperature=self.config.temperature,
+        )
 
     def _teach_curriculum(self, rollout: Rollout) -> None:
         for trajectory in rollout.trajectories:

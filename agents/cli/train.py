@@ -39,6 +39,7 @@ from agents.cli.options import (
 )
 from agents.cli.provenance import provenance, weights_checksum
 from agents.cli.threads import use_threads
+from agents.trainer_config import Schedule
 
 if TYPE_CHECKING:
     from agents.checkpoint import Checkpoint
@@ -92,7 +93,14 @@ class Train:
         eval_split: Where they come from; a file has one part only, which training asks, too.
         checkpoint_every: Updates between checkpoints; where training stops there is always one.
         keep_checkpoints: Checkpoints that stay, the newest. With 2, a damaged one costs little.
-        learning_rate: Of AdamW.
+        learning_rate: Of AdamW, at its highest.
+        critic_learning_rate: The same for the critic, where the algorithm has one.
+        schedule: How the learning rates go from their highest to their last value.
+        last_rate_share: Share of the highest learning rates that the last update has; not of a
+            constant one.
+        num_warmup_updates: Updates over which the learning rates rise.
+        target_kl: Divergence from the sampler beyond which an update takes no further gradient
+            step. Left out, it takes them all.
         kl_coef: Weight of the KL penalty towards the start policy; 0 needs no reference. Left
             out, it is the algorithm's own, and so is `clip_range`.
         clip_range: Distance from 1 beyond which a probability ratio earns nothing more.
@@ -142,6 +150,11 @@ class Train:
         ),
     ] = "tensorboard"
     learning_rate: float = 1.5e-4
+    critic_learning_rate: float = 5e-4
+    schedule: Schedule = "constant"
+    last_rate_share: float = 0.1
+    num_warmup_updates: int = 0
+    target_kl: float | None = None
     kl_coef: float | None = None
     clip_range: float | None = None
     num_minibatches: int = 2

@@ -21,6 +21,7 @@ from agents.checkpoint import (
 )
 from agents.durable import write_folder
 from agents.learner import LearnerState, load_tensors, tensors
+from agents.trajectory import Trajectory, Turn
 
 
 class Crash(BaseException):
@@ -244,16 +245,12 @@ def test_tensors_of_another_model_are_refused(make_tiny_model: Any) -> None:
 
 
 def test_batch_reads_back_with_what_was_wrong(tmp_path: Path) -> None:
-    batch = Batch(
-        token_ids=torch.tensor([[1, 2]]),
-        action_mask=torch.tensor([[False, True]]),
-        logprobs=torch.tensor([[0.0, float("nan")]]),
-        lengths=torch.tensor([2]),
-        rewards=torch.tensor([1.0]),
-        groups=torch.tensor([0]),
-    )
+    trajectory = Trajectory(turns=[Turn("", "answer", False, 1.0, 1, 2)])
+    trajectory.observe([1])
+    trajectory.act([2], [float("nan")])
+    batch = Batch.from_trajectories([trajectory])
     file = tmp_path / "failed" / "update-000003.safetensors"
     write_batch(file, batch, {"error": "the loss is nan"})
     read = load_file(file)
-    assert read.keys() == {*batch.__slots__}
+    assert {"token_ids", "action_mask", "rewards"} <= read.keys() <= {*batch.__slots__}
     assert read["logprobs"].isnan().tolist() == [[False, True]]

@@ -191,7 +191,7 @@ def test_folder_with_other_checkpoints_is_refused(
 def test_loss_that_is_not_finite_leaves_its_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(self: Learner, trajectories: list[Trajectory], number: int) -> dict[str, float]:
+    def fail(self: Learner, trajectories: list[Trajectory], *rest: float) -> dict[str, float]:
         raise NonFiniteLossError("the loss is nan", Batch.from_trajectories(trajectories))
 
     monkeypatch.setattr(Learner, "update", fail)
