@@ -175,7 +175,7 @@ class Learner:
         view = self._view(rows, targets.rows(indices, rows.token_ids.shape[1]), tally)
         loss = self.algorithm.loss(view)
         if not loss.value.isfinite():
-            raise NonFiniteLossError(f"loss must be finite, got {float(loss.value)}", rows)
+            raise NonFiniteLossError(f"loss must be finite, got {loss.value.item()}", rows)
         # Weights add up to 1 over the batch, and each gradient step sees a part of it.
         (loss.value * num_parts).backward()
         tally.add(loss.statistics)
