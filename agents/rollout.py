@@ -128,6 +128,7 @@ def _record(trajectory: Trajectory, completion: Completion, step: _Step, slot: i
     )
     if step.ended(slot):
         trajectory.outcome = slot_info(step.infos, slot)
+        trajectory.truncated = bool(step.truncated[slot])
 
 
 def slot_info(infos: Mapping[str, Any], slot: int) -> dict[str, Any]:

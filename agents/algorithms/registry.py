@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from agents.algorithms.algorithm import Algorithm
 
 PATHS: Final[Mapping[str, str]] = {
+    "reinforce": "agents.algorithms.reinforce:REINFORCE",
+    "reinforce-pp": "agents.algorithms.reinforce_pp:REINFORCEpp",
+    "rloo": "agents.algorithms.rloo:RLOO",
     "grpo": "agents.algorithms.grpo:GRPO",
+    "dr-grpo": "agents.algorithms.dr_grpo:DrGRPO",
+    "dapo": "agents.algorithms.dapo:DAPO",
+    "gspo": "agents.algorithms.gspo:GSPO",
+    "ppo": "agents.algorithms.ppo:PPO",
 }
 """The shipped algorithms, by the name that the command line uses."""
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
@@ -86,16 +86,26 @@ def parse(argv: Sequence[str]) -> Command:
         CommandError: If it describes none.
         SystemExit: After printing the help that it asks for.
     """
+    command = _read(argv)
+    if isinstance(command, Train) and command.resume:
+        # Read again: what is not said is as in that run, so that what is said can be told from it.
+        return _read(argv, default=command.saved())
+    return command
+
+
+def _read(argv: Sequence[str], **options: Any) -> Command:
     errors = io.StringIO()
     try:
         with redirect_stderr(errors):
-            return tyro.cli(
+            command: Command = tyro.cli(
                 Command,
                 prog=PROGRAM,
                 description=DESCRIPTION,
                 args=list(argv),
                 config=(OmitArgPrefixes, OmitSubcommandPrefixes),
+                **options,
             )
+            return command
     except SystemExit as exit_:
         if exit_.code == 2:
             raise CommandError(unboxed(errors.getvalue())) from None

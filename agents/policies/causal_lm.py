@@ -12,8 +12,9 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agents.batch import Batch
+from agents.policies.critic import Critic
 from agents.policies.policy import TokenScores
-from zs_env.lm.attention import causal_mask
+from agents.policies.states import action_states
 from zs_env.lm.transformers import TransformersLM, TransformersSession, no_progress_bars
 from zs_env.models import model_folder
 
@@ -66,15 +67,9 @@ class CausalLMPolicy:
         most tokens of a transcript are documents.
         """
         batch = batch.to(self.model.device)
-        # A row may start with an action only if there was nothing to predict it from.
         wanted = batch.action_mask[:, 1:]
-        length = wanted.shape[1]
-        hidden = self.model.base_model(
-            input_ids=batch.token_ids[:, :-1],
-            attention_mask=causal_mask(length, self.model.dtype, self.model.device),
-            use_cache=False,
-        ).last_hidden_state
-        logits = self.model.get_output_embeddings()(hidden[wanted]).float()
+        states = action_states(self.model.base_model, batch)
+        logits = self.model.get_output_embeddings()(states).float()
         if temperature not in (0, 1):
             logits = logits / temperature
         logprobs = torch.log_softmax(logits, -1)
@@ -87,6 +82,16 @@ class CausalLMPolicy:
         """Return the trainable parameters."""
         parameters: Iterable[torch.nn.Parameter] = self.model.parameters()
         return parameters
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """What holds the weights."""
+        model: torch.nn.Module = self.model
+        return model
+
+    def make_critic(self) -> Critic:
+        """Return a critic that starts from the policy's weights."""
+        return Critic(self.model).eval()
 
     def frozen_copy(self) -> CausalLMPolicy:
         """Return an independent copy without gradients."""

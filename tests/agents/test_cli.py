@@ -39,7 +39,7 @@ MISTAKES = {
     "train --speed 9": "Unrecognized options: --speed",
     "train --steps many": "--steps",
     "train --steps 0": "`steps` must be at least 1, got 0",
-    "train --algorithm foo": "`algorithm` must be one of grpo, got 'foo'",
+    "train --algorithm foo": "`algorithm` must be one of .*grpo.* got 'foo'",
     "train --env-id Foo-v0 --engine world": "Foo",
     "train --noise-end 1.5": r"`noise_end` must be a probability in \[0, 1\], got 1.5",
     "train --learning-rate 0": "`learning_rate` must be greater than 0, got 0.0",
