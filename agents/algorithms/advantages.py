@@ -38,7 +38,7 @@ def group_advantages(
 
 
 def leave_one_out(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Return each reward minus the mean of the others in its group: RLOO (arXiv 2402.14740, eq. 6).
+    """Return each reward minus the mean of the others in its group: RLOO (arXiv 2402.14740).
 
     Args:
         rewards: (B,).

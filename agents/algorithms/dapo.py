@@ -43,11 +43,11 @@ class DAPO(Penalised):
         check_count(1, soft_tokens=self.soft_tokens)
 
     def keep_group(self, rewards: Sequence[float]) -> bool:
-        """Return whether the rewards differ: dynamic sampling, section 3.2."""
+        """Return whether the rewards differ: dynamic sampling."""
         return any(reward != rewards[0] for reward in rewards)
 
     def shape_rewards(self, batch: Batch) -> Batch:
-        """Return the batch with a soft punishment of overlong episodes: eq. 13."""
+        """Return the batch with a soft punishment of overlong episodes."""
         batch = super().shape_rewards(batch)
         if not self.max_tokens:
             return batch

@@ -128,8 +128,8 @@ def bi_level_gae(
     """Take one step a turn first, then one step a token inside each turn.
 
     What follows a turn, by the estimate of the turns, stands where the tokens inside it find
-    their last reward (arXiv 2510.16907, section 3, with the value of a turn taken before its
-    first token).
+    their last reward (as in arXiv 2510.16907, but that the value of a turn is
+    taken before its first token and not before its last).
 
     Args:
         rewards: (B, T), on action tokens.

@@ -38,7 +38,7 @@ class GSPO(Penalised):
         return Targets(advantages[:, None] * mask, episode_weights(mask))
 
     def loss(self, view: TokenView) -> Loss:
-        """Return the clipped surrogate of whole episodes (eq. 5) plus the KL penalty."""
+        """Return the clipped surrogate of whole episodes plus the KL penalty."""
         log_ratio = view.logprobs - view.old_logprobs
         tokens = row_sums(torch.ones_like(log_ratio), view.rows)
         losses, clipped = clipped_surrogate(
