@@ -45,6 +45,7 @@ class Trajectory:
         group: Id of the group of episodes that share question and noise.
         question_id: What was asked.
         outcome: The environment's final info: answer, exact_match, f1, stop_reason, …
+        prompt: The text that the environment opened with; empty where nobody wrote it down.
     """
 
     token_ids: list[int] = field(default_factory=list)
@@ -54,6 +55,7 @@ class Trajectory:
     group: int = 0
     question_id: str = ""
     outcome: dict[str, Any] = field(default_factory=dict)
+    prompt: str = ""
 
     def observe(self, token_ids: Sequence[int]) -> None:
         """Append what the environment wrote."""
