@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Final
 
 from agents.audit.case import Case, Codec
@@ -48,7 +48,7 @@ def _source(case: Case, answer: str) -> tuple[int, int]:
     """
     token_ids = case.trajectory.token_ids
     borders = [0, *chain.from_iterable((turn.start, turn.end) for turn in case.turns)]
-    for start, end in reversed(list(zip(borders, borders[1:], strict=False))):
+    for start, end in reversed(list(pairwise(borders))):
         found = locate(case.facts.codec, token_ids[start:end], answer)
         if found:
             return start + found[0], start + found[1]

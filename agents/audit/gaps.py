@@ -14,7 +14,6 @@ from agents.audit.report import Check, Violation
 from agents.batch import Batch
 from agents.policies.policy import Policy
 
-
 _Key = tuple[int, int | None]  # an episode, and a turn of it; None after the last
 
 

@@ -93,7 +93,8 @@ def action_violations(case: Case, number: int, turn: Turn) -> Iterator[Violation
 
 
 def _last_token(turn: Turn) -> tuple[int, int]:
-    return max(turn.start, turn.end - 1), turn.end
+    # Of an action without any, the one before it.
+    return max(0, turn.end - 1), turn.end
 
 
 def _unended(case: Case, turn: Turn) -> str:
