@@ -8,6 +8,7 @@ from typing import Final
 
 from agents.audit.case import Case, Codec
 from agents.audit.report import Check, Violation, shortened
+from zs_env.task.actions import ActionKind
 
 _GRADES: Final = ("f1", "exact_match")
 
@@ -38,7 +39,7 @@ def _wrote(case: Case, answer: str) -> bool:
     if case.facts.parse is None:
         return answer in text
     action = case.facts.parse(text)
-    return str(action.kind) == "answer" and bool(action.content == answer)
+    return action.kind is ActionKind.ANSWER and action.content == answer
 
 
 def _source(case: Case, answer: str) -> tuple[int, int]:

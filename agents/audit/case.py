@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from agents.audit.report import Check, Violation
 from agents.trajectory import Trajectory, Turn
+from zs_env.task.actions import Action, ActionGrammar
 
 
 class Codec(Protocol):
@@ -34,13 +35,13 @@ class Facts:
     Attributes:
         codec: Of the policy.
         stops: Strings that end an action.
-        parse: From an agent's text to its action, where the environment publishes its grammar.
+        parse: From an agent's text to its action, where the environment publishes our grammar.
         max_new_tokens: Tokens of an action at most; None where that is unknown.
     """
 
     codec: Codec
     stops: tuple[str, ...] = ()
-    parse: Callable[[str], Any] | None = None
+    parse: Callable[[str], Action] | None = None
     max_new_tokens: int | None = None
 
     @classmethod
@@ -49,7 +50,7 @@ class Facts:
     ) -> Facts:
         """Return what an environment that has this metadata publishes."""
         grammar = metadata.get("grammar")
-        parse = None if grammar is None else grammar.parse
+        parse = grammar.parse if isinstance(grammar, ActionGrammar) else None
         return cls(codec, tuple(metadata.get("action_stops", ())), parse, max_new_tokens)
 
 

@@ -83,7 +83,7 @@ def action_violations(case: Case, number: int, turn: Turn) -> Iterator[Violation
     if text == turn.action:
         if problem := _unended(case, turn):
             yield case.violation(Check.STOPS, *_last_token(turn), problem, number)
-    elif text != turn.action and turn.action.startswith(text):
+    elif turn.action.startswith(text):
         missing = turn.action[len(text) :]
         problem = f"the tokens of {shortened(missing)!r} should follow"
         yield case.violation(Check.STOPS, *_last_token(turn), problem, number)
@@ -116,12 +116,15 @@ def may_go_on(case: Case, turn: Turn) -> bool:
 
 
 def reward_violations(case: Case, number: int, turn: Turn) -> Iterator[Violation]:
-    """Yield a reward that no sampled token earned."""
+    """Yield a reward that no sampled token earned.
+
+    Where the context was full before the turn, nothing could be sampled that might have.
+    """
     mask = case.trajectory.action_mask
-    if turn.reward and not (turn.end > turn.start and mask[turn.end - 1]):
-        start, end = _last_token(turn)
+    sits = turn.end > turn.start and mask[turn.end - 1]
+    if turn.reward and not sits and turn.end < case.facts.codec.max_context:
         problem = f"the reward {turn.reward:g} should sit on a token that the agent sampled"
-        yield case.violation(Check.REWARDS, start, end, problem, number)
+        yield case.violation(Check.REWARDS, *_last_token(turn), problem, number)
 
 
 def length_violations(case: Case) -> Iterator[Violation]:
