@@ -23,8 +23,8 @@ TOLERANCE: Final = 1e-3
 
 A sampler reads a token at a time beside a cache, a trainer a whole row: the same sums in another
 order. Logits are of the order of 10, where float32's steps are 1e-6, and some tens of roundings
-lie on the way, so that distances of 1e-5 are what exact arithmetic looks like. Other weights, even
-by a single gradient step, or another temperature, make some of 1e-2 and more.
+lie on the way, so that distances of 1e-5 are what exact arithmetic looks like. Weights that are a
+single gradient step older, or another temperature, make some of 1e-2 and more.
 """
 
 

@@ -39,7 +39,8 @@ class AuditCallback(Callback):
             return
         if not isinstance(trainer.policy, AuditedPolicy):
             raise TypeError(
-                f"`policy` must have `decode` and `max_context` to be audited, got {trainer.policy}"
+                "`policy` must have `decode`, `end_ids` and `max_context` to be audited, "
+                f"got {trainer.policy!r}"
             )
         self.report = audit(
             trainer.policy,

@@ -27,6 +27,10 @@ class Codec(Protocol):
         """Return the text of ids, special tokens included."""
         ...
 
+    def end_ids(self) -> frozenset[int]:
+        """Return the ids that end a text, and are no part of an action's."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:

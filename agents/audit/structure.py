@@ -80,6 +80,8 @@ def observation_violations(case: Case) -> Iterator[Violation]:
 def action_violations(case: Case, number: int, turn: Turn) -> Iterator[Violation]:
     """Yield an action whose ids do not say its text, or lack the token that ended it."""
     text = case.text(turn.start, turn.end)
+    if _ends_text(case, turn) and case.text(turn.start, turn.end - 1) == turn.action:
+        return
     if text == turn.action:
         if problem := _unended(case, turn):
             yield case.violation(Check.STOPS, *_last_token(turn), problem, number)
@@ -87,9 +89,14 @@ def action_violations(case: Case, number: int, turn: Turn) -> Iterator[Violation
         missing = turn.action[len(text) :]
         problem = f"the tokens of {shortened(missing)!r} should follow"
         yield case.violation(Check.STOPS, *_last_token(turn), problem, number)
-    elif case.text(turn.start, turn.end - 1) != turn.action:  # one more token: of the end of text
+    else:
         problem = f"the agent's text was {shortened(turn.action)!r}"
         yield case.violation(Check.IDS, turn.start, turn.end, problem, number)
+
+
+def _ends_text(case: Case, turn: Turn) -> bool:
+    ids = case.trajectory.token_ids[turn.start : turn.end]
+    return bool(ids) and ids[-1] in case.facts.codec.end_ids()
 
 
 def _last_token(turn: Turn) -> tuple[int, int]:

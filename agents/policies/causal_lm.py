@@ -63,6 +63,10 @@ class CausalLMPolicy:
         """Return the text of ids, special tokens included."""
         return str(self.tokenizer.decode(list(token_ids)))
 
+    def end_ids(self) -> frozenset[int]:
+        """Return the ids that end a text."""
+        return self._generator.end_ids()
+
     @property
     def max_context(self) -> int:
         """Number of tokens that a context can hold."""

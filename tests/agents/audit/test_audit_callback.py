@@ -80,7 +80,7 @@ def test_audit_changes_nothing(trainer, rollout):
 
 def test_policy_without_texts_is_refused(trainer, rollout):
     trainer.policy = object()
-    with pytest.raises(TypeError, match="`policy` must have `decode` and `max_context`"):
+    with pytest.raises(TypeError, match="`policy` must have `decode`, `end_ids` and"):
         AuditCallback().on_rollout_end(trainer, rollout)
 
 

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agents.audit.answers import locate
@@ -23,6 +23,9 @@ class Letters:
 
     def encode(self, text):
         return [ord(char) for char in text]
+
+    def end_ids(self):
+        return frozenset({END})
 
     def decode(self, token_ids):
         return "".join("<end>" if i == END else chr(i) for i in token_ids)
@@ -78,6 +81,7 @@ def test_any_flip_of_the_mask_is_found_in_its_place(trajectory, data):
     assert ("sampled by the agent" in violation.expected) == sampled
 
 
+@settings(max_examples=300)
 @given(episodes(), st.data())
 def test_any_other_id_is_found_in_its_turn(trajectory, data):
     place = data.draw(st.integers(0, len(trajectory.token_ids) - 1))
