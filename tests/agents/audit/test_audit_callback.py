@@ -4,7 +4,8 @@ import pytest
 
 from agents.algorithms.grpo import GRPO
 from agents.audit import AuditCallback, AuditError, Check
-from agents.trainer import Trainer
+from agents.rollout import collect
+from agents.trainer import Callback, Trainer
 from agents.trainer_config import TrainerConfig
 
 
@@ -15,8 +16,6 @@ def trainer(make_policy, share_env):
 
 @pytest.fixture
 def rollout(trainer):
-    from agents.rollout import collect
-
     return collect(trainer.policy, trainer.env, seed=3, max_new_tokens=8)
 
 
@@ -34,6 +33,15 @@ def test_first_batch_is_audited(trainer, rollout):
     callback.on_rollout_end(trainer, rollout)
     assert callback.report.passed
     assert callback.report.num_episodes == len(rollout.trajectories)
+
+
+@pytest.mark.skipif(
+    not hasattr(Callback, "on_rollout_end"), reason="the trainer has no such hook to call"
+)
+def test_training_audits_before_it_learns(trainer):
+    callback = AuditCallback()
+    trainer.learn(2, [callback])
+    assert callback.report.passed  # which other weights than the sampler's would not
 
 
 def test_violation_ends_the_training_and_shows_the_span(trainer, rollout):
