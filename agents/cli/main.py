@@ -1,7 +1,8 @@
 """`zerosearch`: reads the command line, runs one command, and turns failures into exit codes.
 
-0 is success, 2 a mistake of the caller, told in one line, 130 an interruption, and 141 a closed
-pipe. Anything else that is raised is a mistake in the program and keeps its traceback.
+0 is success, 1 an audit that found a violation, 2 a mistake of the caller, told in one line, 130 an
+interruption, and 141 a closed pipe. Anything else that is raised is a mistake in the program and
+keeps its traceback.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 
 import agents
+from agents.cli.audit import Audit
 from agents.cli.cache import Cache
 from agents.cli.checks import CommandError
 from agents.cli.demo import Demo
@@ -41,6 +43,7 @@ DESCRIPTION = """Train language models to search, with another one as the search
 Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Audit, subcommand("audit")]
     | Annotated[Play, subcommand("play")]
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Models, subcommand("models")]

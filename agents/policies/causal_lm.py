@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -59,6 +59,19 @@ class CausalLMPolicy:
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`."""
         return self._generator.encode(text)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens included."""
+        return str(self.tokenizer.decode(list(token_ids)))
+
+    def end_ids(self) -> frozenset[int]:
+        """Return the ids that end a text."""
+        return self._generator.end_ids()
+
+    @property
+    def max_context(self) -> int:
+        """Number of tokens that a context can hold."""
+        return self._generator.max_context
 
     def score(self, batch: Batch, temperature: float = 1.0) -> TokenScores:
         """Score the action tokens of `batch` in row-major order.
