@@ -30,7 +30,6 @@ class Raft(Algorithm):
 
     min_reward: float = 0.0
     num_epochs: int = 1
-    needs_reference = False
 
     def targets(self, batch: Batch) -> Targets:
         """Return advantage 1 for the best episodes of each group, and the same say for a token."""

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents.algorithms.advantages import group_advantages
 from agents.algorithms.algorithm import TokenView
+from agents.algorithms.registry import make_algorithm
 from agents.batch import Batch
 from agents.cli.main import main
 from agents.trajectory import Trajectory, Turn
@@ -126,10 +127,9 @@ def _the_rest():
 
 
 def test_algorithm_of_ones_own_is_named_on_the_command_line(tmp_path, monkeypatch):
-    registry = pytest.importorskip("agents.algorithms.registry")
     monkeypatch.chdir(ROOT)
     spec = "examples.custom_algorithm:Raft?min_reward=0.5&num_epochs=2"
-    algorithm = registry.make_algorithm(spec)
+    algorithm = make_algorithm(spec)
     assert (algorithm.min_reward, algorithm.num_epochs) == (0.5, 2)
     small = "--engine world --steps 1 --num-questions 4 --group-size 2 --eval-every 0 --threads 1"
     out = tmp_path / "run"

@@ -494,6 +494,7 @@ def execute(config: Train, setup: Setup, console: Console, threads: int) -> bool
 
 def learn(config: Train, setup: Setup, console: Console, stop: Callback) -> None:
     """Do the updates that are left."""
+    from agents.audit import AuditError
     from agents.callbacks import ProgressCallback
     from agents.learner import NonFiniteLossError
     from agents.metrics import Logger
@@ -508,6 +509,8 @@ def learn(config: Train, setup: Setup, console: Console, stop: Callback) -> None
             trainer.learn(None if trainer.num_updates_done else config.steps, callbacks)
         except NonFiniteLossError as error:
             raise CommandError(save_failed(config.out_dir, trainer, error)) from error
+        except AuditError as error:
+            raise CommandError(str(error)) from error
 
 
 def save_failed(out: Path, trainer: Trainer, error: NonFiniteLossError) -> str:
@@ -562,7 +565,8 @@ def describe(config: Train, setup: Setup, threads: int) -> dict[str, Any]:
 
 
 def _callbacks(config: Train, setup: Setup, logger: Logger) -> list[Callback]:
-    """Return what happens at the end of an update, in its order."""
+    """Return what happens during an update and at its end, in its order."""
+    from agents.audit import AuditCallback
     from agents.callbacks import (
         Best,
         CheckpointCallback,
@@ -575,6 +579,7 @@ def _callbacks(config: Train, setup: Setup, logger: Logger) -> list[Callback]:
     out, checkpoint = config.out_dir, setup.resumed_from
     best = checkpoint.state["best"] if checkpoint else None
     return [
+        AuditCallback(),
         EvaluateCallback(
             config.engine,
             lambda policy: _evaluate(config, setup, policy),

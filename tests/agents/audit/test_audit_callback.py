@@ -5,7 +5,7 @@ import pytest
 from agents.algorithms.grpo import GRPO
 from agents.audit import AuditCallback, AuditError, Check
 from agents.rollout import collect
-from agents.trainer import Callback, Trainer
+from agents.trainer import Trainer
 from agents.trainer_config import TrainerConfig
 
 
@@ -35,9 +35,6 @@ def test_first_batch_is_audited(trainer, rollout):
     assert callback.report.num_episodes == len(rollout.trajectories)
 
 
-@pytest.mark.skipif(
-    not hasattr(Callback, "on_rollout_end"), reason="the trainer has no such hook to call"
-)
 def test_training_audits_before_it_learns(trainer):
     callback = AuditCallback()
     trainer.learn(2, [callback])
