@@ -1,37 +1,47 @@
 """What happens between updates: metrics, evaluation, transcripts, checkpoints, figures, progress.
 
-Their order matters: `EvaluateCallback` adds to the row that `MetricsCallback` writes, and
-`PlotCallback` draws what has been written.
+Their order matters: `EvaluateCallback` adds to the row that `MetricsCallback` writes,
+`CheckpointCallback` counts on what is written by then, and `PlotCallback` draws it.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
+from agents.checkpoint import write_numbered
+from agents.durable import to_disk, write_folder
 from agents.evaluate import Evaluation
-from agents.metrics import MetricsWriter
+from agents.metrics import METRICS_FILE, Logger
 from agents.plots import plot_learning_curve
 from agents.policies.policy import Policy
 from agents.rollout import Rollout
-from agents.trainer import Callback, Trainer
+from agents.trainer import Callback, Metrics, Trainer
 from agents.trajectory import Trajectory
 from zs_env.task.prompts import PLACEHOLDER
 
 CHECKPOINT_FOLDER = "checkpoint"
+CHECKPOINTS_FOLDER = "checkpoints"
+BEST_FOLDER = "best"
+BEST_FILE = "validation.json"
 TRANSCRIPTS_FILE = "transcripts.jsonl"
 CURVE_FILE = "learning_curve.png"
-
-Metrics = dict[str, float]
 
 
 def is_due(update: int, every: int, last: int) -> bool:
@@ -52,36 +62,33 @@ def is_due(update: int, every: int, last: int) -> bool:
 class MetricsCallback(Callback):
     """Writes one row an update."""
 
-    def __init__(self, writer: MetricsWriter) -> None:
-        """Write with `writer`, which the caller closes."""
-        self._writer = writer
+    def __init__(self, logger: Logger) -> None:
+        """Write with `logger`, which the caller closes."""
+        self._logger = logger
 
     def on_update_end(self, trainer: Trainer, rollout: Rollout, metrics: Metrics) -> None:
         """Write the row of this update; updates count from 1."""
         for key, value in metrics.items():
-            self._writer.record(key, value)
-        self._writer.dump(trainer.num_updates_done)
+            self._logger.record(key, value)
+        self._logger.dump(trainer.num_updates_done)
 
 
 class EvaluateCallback(Callback):
     """Evaluates the policy on held-out questions now and then."""
 
-    def __init__(
-        self, name: str, evaluate: Callable[[Policy], Evaluation], *, every: int, last: int
-    ) -> None:
+    def __init__(self, name: str, evaluate: Callable[[Policy], Evaluation], *, every: int) -> None:
         """Set up the evaluation.
 
         Args:
             name: Its keys begin with `eval/NAME/`.
             evaluate: Plays the questions.
             every: As for `is_due`.
-            last: As for `is_due`.
         """
-        self._name, self._evaluate, self._every, self._last = name, evaluate, every, last
+        self._name, self._evaluate, self._every = name, evaluate, every
 
     def on_update_end(self, trainer: Trainer, rollout: Rollout, metrics: Metrics) -> None:
         """Evaluate if it is time, and add the results to `metrics`."""
-        if is_due(trainer.num_updates_done, self._every, self._last):
+        if is_due(trainer.num_updates_done, self._every, trainer.last_update):
             start = time.perf_counter()
             metrics |= evaluation_metrics(self._name, self._evaluate(trainer.policy))
             metrics["time/eval_s"] = time.perf_counter() - start
@@ -116,8 +123,11 @@ class TranscriptCallback(Callback):
         self._decode, self._num_episodes = decode, num_episodes
 
     def on_training_start(self, trainer: Trainer) -> None:
-        """Begin with an empty file."""
-        self._file.write_text("", encoding="utf-8")
+        """Begin with an empty file, or with the episodes of the updates that were done."""
+        kept = _lines_up_to(self._file, trainer.num_updates_done)
+        partial = self._file.with_suffix(".partial")
+        partial.write_text("".join(kept), encoding="utf-8", newline="\n")
+        partial.replace(self._file)
 
     def on_update_end(self, trainer: Trainer, rollout: Rollout, metrics: Metrics) -> None:
         """Append the first episode of the first groups."""
@@ -153,6 +163,15 @@ class TranscriptCallback(Callback):
         }
 
 
+def _lines_up_to(file: Path, update: int) -> list[str]:
+    """Return the lines of transcripts up to an update; none if there is no file."""
+    if not update or not file.exists():
+        return []
+    # What follows the last line's end was being written when its writer died.
+    *lines, _ = file.read_text(encoding="utf-8").split("\n")
+    return [f"{line}\n" for line in lines if json.loads(line)["update"] <= update]
+
+
 def unfill(template: str, prompt: str) -> str:
     r"""Return the question inside a prompt, or the whole prompt if it is not of `template`.
 
@@ -166,54 +185,176 @@ def unfill(template: str, prompt: str) -> str:
     return prompt[len(before) : len(prompt) - len(after)]
 
 
-class CheckpointCallback(Callback):
-    """Keeps the latest weights of a run in its folder, in Hugging Face format."""
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best evaluation of a run so far.
 
-    def __init__(self, out_dir: Path, *, every: int, last: int) -> None:
+    Attributes:
+        update: After which it was.
+        key: What was compared: a key of the metrics, the more the better.
+        value: Its value.
+    """
+
+    update: int
+    key: str
+    value: float
+
+
+class CheckpointCallback(Callback):
+    """Keeps in a run's folder what it needs to go on, and its weights in Hugging Face format.
+
+    checkpoints/ gets a folder an update, of which the newest few stay, checkpoint/ the latest
+    weights, and best/ those that did best in validation, with validation.json beside them.
+    """
+
+    def __init__(
+        self,
+        out_dir: str | Path,
+        *,
+        every: int = 1,
+        keep: int = 2,
+        best_key: str = "",
+        best: Best | None = None,
+    ) -> None:
         """Set up the folder.
 
         Args:
             out_dir: The run's folder, which exists.
-            every: As for `is_due`.
-            last: As for `is_due`.
+            every: As for `is_due`; where training stops there is always a checkpoint.
+            keep: Checkpoints that stay, at least 1. Two, so that a damaged one costs little.
+            best_key: The key of the metrics, such as `eval/NAME/exact_match`, by which weights
+                are the best; empty keeps none. Of equals, the first stays.
+            best: The best so far of a run that is resumed.
         """
-        self._folder, self._every, self._last = out_dir / CHECKPOINT_FOLDER, every, last
+        self._out_dir, self._every, self._keep = Path(out_dir), every, keep
+        self._best_key, self._best = best_key, best
+        self._saved = 0
+
+    def on_training_start(self, trainer: Trainer) -> None:
+        """Take what a resumed trainer has done for saved."""
+        self._saved = trainer.num_updates_done
 
     def on_update_end(self, trainer: Trainer, rollout: Rollout, metrics: Metrics) -> None:
         """Save if it is time."""
-        if is_due(trainer.num_updates_done, self._every, self._last):
-            save_policy(trainer.policy, self._folder)
+        value = metrics.get(self._best_key)
+        if value is not None and (self._best is None or value > self._best.value):
+            self._best = Best(trainer.num_updates_done, self._best_key, value)
+            save_best(trainer.policy, self._out_dir / BEST_FOLDER, self._best)
+        if is_due(trainer.num_updates_done, self._every, trainer.last_update):
+            self._save(trainer)
+
+    def on_training_end(self, trainer: Trainer) -> None:
+        """Save, where training stopped early."""
+        if trainer.num_updates_done != self._saved:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        # In this order: what a checkpoint tells of must be there when it is.
+        save_policy(trainer.policy, self._out_dir / CHECKPOINT_FOLDER)
+        more = {
+            "best": None if self._best is None else asdict(self._best),
+            "files": file_sizes(self._out_dir),
+        }
+        number, folder = trainer.num_updates_done, self._out_dir / CHECKPOINTS_FOLDER
+        write_numbered(folder, number, trainer.checkpoint(more), self._keep)
+        self._saved = number
+
+
+def file_sizes(out_dir: Path) -> dict[str, int]:
+    """Force the files that a run appends to onto the disk, and return their sizes in bytes."""
+    files = [out_dir / name for name in (METRICS_FILE, TRANSCRIPTS_FILE)]
+    present = [file for file in files if file.exists()]
+    for file in present:
+        to_disk(file)
+    return {file.name: file.stat().st_size for file in present}
+
+
+def check_files(out_dir: Path, sizes: Mapping[str, int]) -> None:
+    """Check that the files of a run hold at least what they held at a checkpoint.
+
+    Raises:
+        ValueError: If one is shorter, or missing.
+    """
+    for name, size in sizes.items():
+        file = out_dir / name
+        present = file.stat().st_size if file.exists() else 0
+        if present < size:
+            raise ValueError(
+                f"{file} must hold the {size} bytes that it held at the checkpoint, got {present}"
+            )
 
 
 def save_policy(policy: Policy, folder: Path) -> None:
     """Save `policy` as `folder`, which is never seen half written: it is swapped in at the end."""
-    partial, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("partial", "old"))
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    policy.save(partial)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    write_folder(folder, policy.save)
+
+
+def save_best(policy: Policy, folder: Path, best: Best) -> None:
+    """Save `policy` as `folder`, and in validation.json what it was best in."""
+
+    def write(partial: Path) -> None:
+        policy.save(partial)
+        (partial / BEST_FILE).write_text(json.dumps(asdict(best)) + "\n", encoding="utf-8")
+
+    write_folder(folder, write)
 
 
 class PlotCallback(Callback):
     """Draws the learning curve."""
 
-    def __init__(self, out_dir: Path, *, every: int, last: int) -> None:
+    def __init__(self, out_dir: Path, *, every: int = 10) -> None:
         """Set up the figure.
 
         Args:
             out_dir: The run's folder, whose metrics are drawn.
-            every: As for `is_due`.
-            last: As for `is_due`.
+            every: As for `is_due`; where training stops there is always a figure.
         """
-        self._out_dir, self._every, self._last = out_dir, every, last
+        self._out_dir, self._every = out_dir, every
 
     def on_update_end(self, trainer: Trainer, rollout: Rollout, metrics: Metrics) -> None:
-        """Draw if it is time."""
-        if is_due(trainer.num_updates_done, self._every, self._last):
-            plot_learning_curve(self._out_dir, self._out_dir / CURVE_FILE)
+        """Draw if it is time, and the last time later."""
+        number, last = trainer.num_updates_done, trainer.last_update
+        if number != last and is_due(number, self._every, last):
+            self._draw()
+
+    def on_training_end(self, trainer: Trainer) -> None:
+        """Draw the figure that stays."""
+        if trainer.num_updates_done:
+            self._draw()
+
+    def _draw(self) -> None:
+        plot_learning_curve(self._out_dir, self._out_dir / CURVE_FILE)
+
+
+class ProgressBarCallback(Callback):
+    """Shows a bar of updates; a context manager, so that an error leaves a clean terminal."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        """Set up the bar, on `console` or on standard output."""
+        self._bar = Progress(*_bar_columns(), console=console)
+        self._task = self._bar.add_task("updates", total=None)
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leave the last state on the screen."""
+        self._bar.stop()
+
+    def on_training_start(self, trainer: Trainer) -> None:
+        """Show how many updates there are."""
+        done, last = trainer.num_updates_done, trainer.last_update
+        self._bar.update(self._task, total=last, completed=done)
+
+    def on_update_end(self, trainer: Trainer, rollout: Rollout, metrics: Metrics) -> None:
+        """Advance."""
+        self._bar.update(self._task, completed=trainer.num_updates_done)
+
+
+def _bar_columns() -> tuple[ProgressColumn, ...]:
+    return TextColumn("updates"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
 
 
 class ProgressCallback(Callback):
@@ -233,9 +374,7 @@ class ProgressCallback(Callback):
         self._console, self._num_updates = console, num_updates
         self._eval_key = f"eval/{eval_name}/exact_match"
         self._history: list[Metrics] = []
-        self._bar = Progress(
-            TextColumn("updates"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        )
+        self._bar = Progress(*_bar_columns())
         self._task = self._bar.add_task("updates", total=num_updates)
         self._live = Live(self._render(), console=console) if console.is_terminal else None
 
@@ -250,14 +389,19 @@ class ProgressCallback(Callback):
         if self._live is not None:
             self._live.stop()
 
+    def on_training_start(self, trainer: Trainer) -> None:
+        """Count the updates that a resumed trainer has done."""
+        self._bar.update(self._task, completed=trainer.num_updates_done)
+
     def on_update_end(self, trainer: Trainer, rollout: Rollout, metrics: Metrics) -> None:
         """Show one more update."""
         self._history.append(dict(metrics))
-        self._bar.advance(self._task)
+        number = trainer.num_updates_done
+        self._bar.update(self._task, completed=number)
         if self._live is not None:
             self._live.update(self._render())
         else:
-            line = progress_line(metrics, len(self._history), self._num_updates, self._eval_key)
+            line = progress_line(metrics, number, self._num_updates, self._eval_key)
             self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     def _render(self) -> RenderableType:

@@ -64,8 +64,10 @@ def collect(
     params = SamplingParams(max_new_tokens, temperature, tuple(env.metadata["action_stops"]))
     observations, infos = env.reset(seed=derive(seed, 0) % 2**31, options=dict(options or {}))
     trajectories = [
-        Trajectory(group=int(group), question_id=str(question_id))
-        for group, question_id in zip(infos["group"], infos["question_id"], strict=True)
+        Trajectory(group=int(group), question_id=str(question_id), prompt=prompt)
+        for group, question_id, prompt in zip(
+            infos["group"], infos["question_id"], observations, strict=True
+        )
     ]
     session = policy.session(env.num_envs)
     active, turn = list(range(env.num_envs)), 0
@@ -128,6 +130,7 @@ def _record(trajectory: Trajectory, completion: Completion, step: _Step, slot: i
     )
     if step.ended(slot):
         trajectory.outcome = slot_info(step.infos, slot)
+        trajectory.truncated = bool(step.truncated[slot])
 
 
 def slot_info(infos: Mapping[str, Any], slot: int) -> dict[str, Any]:

@@ -12,18 +12,24 @@ from agents.trajectory import Trajectory
 def rollout_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """Return the means over a batch of episodes that are worth logging."""
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
-    searches = [turn for turn in turns if turn.kind == "search"]
+    searches = sum(map(_num_searches, trajectories))
     count = len(trajectories)
     return {
         "rollout/reward": sum(t.reward for t in trajectories) / count,
-        "rollout/searches": len(searches) / count,
+        "rollout/searches": searches / count,
         "rollout/turns": len(turns) / count,
-        "rollout/noisy_share": sum(turn.noisy for turn in searches) / max(1, len(searches)),
+        "rollout/noisy_share": sum(turn.noisy for turn in turns) / max(1, searches),
         "rollout/invalid_share": sum(turn.kind == "malformed" for turn in turns) / len(turns),
         "rollout/answered": sum(t.turns[-1].kind == "answer" for t in trajectories) / count,
         "rollout/action_tokens": sum(t.num_action_tokens for t in trajectories) / count,
         "rollout/context_tokens": sum(len(t.token_ids) for t in trajectories) / count,
     } | _grades(trajectories)
+
+
+def _num_searches(trajectory: Trajectory) -> int:
+    """Return how many queries were sent: what the last turn asks for, nobody would read."""
+    asked = sum(turn.kind == "search" for turn in trajectory.turns)
+    return int(trajectory.outcome.get("num_searches", asked))
 
 
 def _grades(trajectories: Sequence[Trajectory]) -> dict[str, float]:

@@ -44,7 +44,9 @@ class Trajectory:
         turns: One record a turn.
         group: Id of the group of episodes that share question and noise.
         question_id: What was asked.
+        prompt: The text that the environment opened with; empty where nobody wrote it down.
         outcome: The environment's final info: answer, exact_match, f1, stop_reason, …
+        truncated: Whether the environment cut the episode off.
     """
 
     token_ids: list[int] = field(default_factory=list)
@@ -53,7 +55,9 @@ class Trajectory:
     turns: list[Turn] = field(default_factory=list)
     group: int = 0
     question_id: str = ""
+    prompt: str = ""
     outcome: dict[str, Any] = field(default_factory=dict)
+    truncated: bool = False
 
     def observe(self, token_ids: Sequence[int]) -> None:
         """Append what the environment wrote."""

@@ -1,6 +1,7 @@
 """The examples run as a reader would run them."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,8 @@ def run_example(name, *arguments):
 
 def test_every_example_is_run_here():
     examples = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert examples == {"quickstart", "custom_engine", "custom_reward", "sb3_macro"}
+    here = {"quickstart", "custom_engine", "custom_reward", "custom_algorithm", "sb3_macro"}
+    assert examples == here | {"grpo_from_scratch"}  # test_examples_algorithms.py
 
 
 def test_quickstart_shows_question_documents_and_score():
@@ -45,6 +47,11 @@ def test_custom_engine_finds_the_answer():
 def test_custom_reward_pays_every_turn():
     printed = run_example("custom_reward.py")
     assert [line[:5] for line in printed.splitlines()] == ["+0.05", "-0.10", "-0.20", "+1.00"]
+
+
+def test_custom_algorithm_trains():
+    printed = run_example("custom_algorithm.py", "1")
+    assert re.fullmatch(r"update 1: F1 0\.\d{3}, \d+% of the episodes imitated\n", printed)
 
 
 @pytest.mark.timeout(900)  # against hanging only: a crowded machine takes minutes

@@ -35,3 +35,41 @@ def group_advantages(
         return centred
     squares = torch.zeros_like(rewards).index_add_(0, groups, centred**2)
     return centred / ((squares / sizes.clamp(min=1)).sqrt()[groups] + epsilon)
+
+
+def leave_one_out(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """Return each reward minus the mean of the others in its group: RLOO (arXiv 2402.14740).
+
+    Args:
+        rewards: (B,).
+        groups: (B,) ids of the groups, in [0, B).
+
+    Returns:
+        (B,): they add up to 0 in every group; an episode without others has 0.
+
+    Example:
+        >>> leave_one_out(torch.tensor([1.0, 0.0, 0.5]), torch.tensor([0, 0, 0]))
+        tensor([ 0.7500, -0.7500,  0.0000])
+    """
+    sizes = torch.zeros_like(rewards).index_add_(0, groups, torch.ones_like(rewards))[groups]
+    # r - (sum - r) / (n - 1) = (r - sum / n) * n / (n - 1)
+    return group_advantages(rewards, groups, scale=False) * sizes / (sizes - 1).clamp(min=1)
+
+
+def whiten(values: torch.Tensor, mask: torch.Tensor, epsilon: float = 1e-6) -> torch.Tensor:
+    """Return `values` with mean 0 and standard deviation 1 over the mask.
+
+    Args:
+        values: (B, T).
+        mask: (B, T) bool; nothing off it is looked at.
+        epsilon: Added to the standard deviation (of the population).
+
+    Returns:
+        (B, T), 0 off the mask, and everywhere if all values are equal or there is none.
+    """
+    if not mask.any():
+        return torch.zeros_like(values)
+    # Measured from the lowest, as in `group_advantages`, so that equal values leave exactly 0.
+    above = torch.where(mask, values - values[mask].min(), 0.0)
+    centred = torch.where(mask, above - above.sum() / mask.sum(), 0.0)
+    return centred / ((centred**2).sum().div(mask.sum()).sqrt() + epsilon)

@@ -1,18 +1,42 @@
-"""What an algorithm is: hyper-parameters, targets computed once a batch, and a loss.
+"""What an algorithm is: hyper-parameters, what it needs, targets computed once a batch, a loss.
 
 A trainer asks an algorithm for what it needs and never for its name. Losses are sums of token
 terms with weights that `targets` fixed for the whole batch, so that accumulating gradients over
-micro-batches of any size gives exactly the gradient of the whole.
+micro-batches of any size gives exactly the gradient of the whole. An episode is never split
+between micro-batches, so that a term may look at the whole row of its token.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal
 
 import torch
 
 from agents.batch import Batch
+
+Need = Literal["critic", "reference_in_targets", "reference_in_loss"]
+"""What a learner can provide.
+
+- critic: `Batch.values` before `shape_rewards` and `targets`, `TokenView.critic` in `loss`.
+- reference_in_targets: `Batch.reference_logprobs` before `shape_rewards` and `targets`.
+- reference_in_loss: `TokenView.reference_logprobs`. It is computed only for what is learned from.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CriticTargets:
+    """What the critic is to predict; both tensors are (B, T), 0 off the mask.
+
+    Attributes:
+        returns: What followed the state before each action token.
+        weights: Share of the token in the critic's loss; they add up to 1 over the batch.
+    """
+
+    returns: torch.Tensor
+    weights: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,34 +45,67 @@ class Targets:
 
     Attributes:
         advantages: How much better than expected.
-        weights: Share of the token in the loss; they add up to 1 over the batch.
+        weights: Share of the token in the loss; they add up to 1 over the batch, except where an
+            algorithm divides by a constant on purpose.
+        critic: What the critic learns, where there is one.
     """
 
     advantages: torch.Tensor
     weights: torch.Tensor
+    critic: CriticTargets | None = None
+
+    @property
+    def useful(self) -> torch.Tensor:
+        """The indices of the rows that anything can be learned from."""
+        weights = self.advantages.abs() if self.critic is None else self.critic.weights
+        return torch.nonzero(weights.sum(1) > 0).flatten()
 
     def rows(self, indices: torch.Tensor, length: int) -> Targets:
         """Return some rows, cut to `length` tokens."""
-        return Targets(self.advantages[indices, :length], self.weights[indices, :length])
+        critic = self.critic and CriticTargets(
+            self.critic.returns[indices, :length], self.critic.weights[indices, :length]
+        )
+        return Targets(self.advantages[indices, :length], self.weights[indices, :length], critic)
+
+
+@dataclass(frozen=True, slots=True)
+class CriticView:
+    """The critic's side of a micro-batch, flat over its action tokens.
+
+    Attributes:
+        values: (N,) of the state before each token, by the current weights, with gradient.
+        old_values: (N,) by the weights before the update.
+        returns: (N,).
+        weights: (N,).
+    """
+
+    values: torch.Tensor
+    old_values: torch.Tensor
+    returns: torch.Tensor
+    weights: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class TokenView:
-    """One micro-batch, flat over its action tokens: everything that a loss may look at.
+    """One micro-batch of whole episodes, flat over its action tokens: all that a loss may look at.
 
     Attributes:
         logprobs: (N,) of the current weights, with gradient.
         old_logprobs: (N,) of the sampler.
-        reference_logprobs: (N,) of the frozen reference, or None where none is needed.
         advantages: (N,).
         weights: (N,).
+        rows: (N,) int64, the episode of each token, numbered from 0 within the micro-batch.
+        reference_logprobs: (N,) of the frozen reference, or None where the loss needs none.
+        critic: The critic's side, or None where there is none.
     """
 
     logprobs: torch.Tensor
     old_logprobs: torch.Tensor
-    reference_logprobs: torch.Tensor | None
     advantages: torch.Tensor
     weights: torch.Tensor
+    rows: torch.Tensor
+    reference_logprobs: torch.Tensor | None = None
+    critic: CriticView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +116,35 @@ class Loss:
     statistics: dict[str, torch.Tensor]
 
 
-class Algorithm(Protocol):
-    """A policy-gradient algorithm."""
+class Algorithm(ABC):
+    """A policy-gradient algorithm: a frozen dataclass that says how it differs from this.
+
+    Attributes:
+        num_epochs: Passes over each batch.
+        max_resamples: How many more batches of episodes may be played where `keep_group` refused
+            groups.
+    """
+
+    num_epochs: int = 1
+    max_resamples: int = 0
 
     @property
-    def needs_reference(self) -> bool:
-        """Whether the loss looks at the frozen reference."""
-        ...
+    def needs(self) -> frozenset[Need]:
+        """What the learner has to provide."""
+        return frozenset()
 
-    @property
-    def num_epochs(self) -> int:
-        """Passes over each batch."""
-        ...
+    def keep_group(self, rewards: Sequence[float]) -> bool:
+        """Return whether a group of episodes with these rewards is worth learning from."""
+        return True
 
+    def shape_rewards(self, batch: Batch) -> Batch:
+        """Return the batch with the rewards that are learned from."""
+        return batch
+
+    @abstractmethod
     def targets(self, batch: Batch) -> Targets:
-        """Return advantages and weights of a whole batch."""
-        ...
+        """Return advantages and weights of a whole batch, whose rewards are shaped."""
 
+    @abstractmethod
     def loss(self, view: TokenView) -> Loss:
         """Return a micro-batch's share of the loss."""
-        ...

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from agents.algorithms.algorithm import Algorithm
 
 PATHS: Final[Mapping[str, str]] = {
+    "reinforce": "agents.algorithms.reinforce:REINFORCE",
+    "reinforce-pp": "agents.algorithms.reinforce_pp:REINFORCEpp",
+    "rloo": "agents.algorithms.rloo:RLOO",
     "grpo": "agents.algorithms.grpo:GRPO",
+    "dr-grpo": "agents.algorithms.dr_grpo:DrGRPO",
+    "dapo": "agents.algorithms.dapo:DAPO",
+    "gspo": "agents.algorithms.gspo:GSPO",
+    "ppo": "agents.algorithms.ppo:PPO",
 }
 """The shipped algorithms, by the name that the command line uses."""
 
@@ -37,7 +44,7 @@ def make_algorithm(spec: str, overrides: Mapping[str, Any] = _NO_OVERRIDES) -> A
 
     Raises:
         ValueError: If there is no such algorithm or option, or a value is out of its range.
-        TypeError: If the class is no dataclass.
+        TypeError: If the class is no dataclass that is an `Algorithm`.
 
     Example:
         >>> make_algorithm("grpo?kl_coef=0", {"clip_range": 0.1, "num_epochs": None}).clip_range
@@ -71,8 +78,11 @@ def _load(name: str) -> type[Any]:
         known = ", ".join(PATHS)
         raise ValueError(f"`algorithm` must be one of {known}, or module:Class, got {name!r}")
     kind = load_class("algorithm", PATHS.get(name, name))
-    if not is_dataclass(kind):
-        raise TypeError(f"`algorithm` must name a dataclass, got {kind!r}")
+    # Imported here: it loads torch, which a list of names does not need.
+    from agents.algorithms.algorithm import Algorithm
+
+    if not (is_dataclass(kind) and issubclass(kind, Algorithm)):
+        raise TypeError(f"`algorithm` must name a dataclass that is an Algorithm, got {kind!r}")
     return kind
 
 

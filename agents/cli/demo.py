@@ -88,6 +88,8 @@ class Demo:
         _announce(self, setup, threads, console)
         results = list(_sit(setup.before, setup.exams[:-1], self.seed, console))
         trained, seconds = _train(self, setup, threads, console)
+        if trained is None:
+            return
         results += _sit({TRAINED: trained}, setup.exams, self.seed, console)
         summary = describe(self, results, threads, seconds, time.perf_counter() - start)
         write_json(self.out / RESULTS_FILE, summary)
@@ -236,13 +238,13 @@ def _report(label: str, result: Result, console: Console) -> None:
 
 def _train(
     config: Demo, setup: Setup, threads: int, console: Console
-) -> tuple[CausalLMPolicy, float]:
-    """Train, and return the trained policy and the seconds that took."""
+) -> tuple[CausalLMPolicy | None, float]:
+    """Train, and return the trained policy, None if it was stopped, and the seconds that took."""
     console.print()
     start = time.perf_counter()
-    train.execute(setup.training, setup.training_setup, console, threads)
+    finished = train.execute(setup.training, setup.training_setup, console, threads)
     console.print()
-    return setup.training_setup.policy, time.perf_counter() - start
+    return setup.training_setup.policy if finished else None, time.perf_counter() - start
 
 
 def describe(

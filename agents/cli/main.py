@@ -1,7 +1,8 @@
 """`zerosearch`: reads the command line, runs one command, and turns failures into exit codes.
 
-0 is success, 2 a mistake of the caller, told in one line, 130 an interruption, and 141 a closed
-pipe. Anything else that is raised is a mistake in the program and keeps its traceback.
+0 is success, 1 an audit that found a violation, 2 a mistake of the caller, told in one line, 130 an
+interruption, and 141 a closed pipe. Anything else that is raised is a mistake in the program and
+keeps its traceback.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 
 import agents
+from agents.cli.audit import Audit
 from agents.cli.cache import Cache
 from agents.cli.checks import CommandError
 from agents.cli.compare import Compare
@@ -42,6 +44,7 @@ DESCRIPTION = """Train language models to search, with another one as the search
 Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Audit, subcommand("audit")]
     | Annotated[Play, subcommand("play")]
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Models, subcommand("models")]
@@ -88,16 +91,26 @@ def parse(argv: Sequence[str]) -> Command:
         CommandError: If it describes none.
         SystemExit: After printing the help that it asks for.
     """
+    command = _read(argv)
+    if isinstance(command, Train) and command.resume:
+        # Read again: what is not said is as in that run, so that what is said can be told from it.
+        return _read(argv, default=command.saved())
+    return command
+
+
+def _read(argv: Sequence[str], **options: Any) -> Command:
     errors = io.StringIO()
     try:
         with redirect_stderr(errors):
-            return tyro.cli(
+            command: Command = tyro.cli(
                 Command,
                 prog=PROGRAM,
                 description=DESCRIPTION,
                 args=list(argv),
                 config=(OmitArgPrefixes, OmitSubcommandPrefixes),
+                **options,
             )
+            return command
     except SystemExit as exit_:
         if exit_.code == 2:
             raise CommandError(unboxed(errors.getvalue())) from None

@@ -4,44 +4,65 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 from rich.console import Console
 from tyro.conf import arg
 
-from agents.cli.checks import check_at_least, check_folder, check_probability, usage_errors
+from agents.cli.checks import (
+    CommandError,
+    check_at_least,
+    check_folder,
+    check_probability,
+    usage_errors,
+)
 from agents.cli.files import write_json
 from agents.cli.options import (
     CacheFile,
     CacheModeName,
     EngineName,
     PolicyName,
+    Questions,
+    Split,
     Threads,
     load_cached_engine,
-    load_policy,
     load_questions,
 )
 from agents.cli.provenance import provenance, weights_checksum
 from agents.cli.threads import use_threads
+from agents.trainer_config import Schedule
 
 if TYPE_CHECKING:
-    from agents.algorithms.algorithm import Algorithm
+    from agents.checkpoint import Checkpoint
     from agents.evaluate import Evaluation
+    from agents.learner import NonFiniteLossError
+    from agents.metrics import Logger
     from agents.policies.causal_lm import CausalLMPolicy
     from agents.policies.policy import Policy
     from agents.trainer import Callback, Trainer
     from zs_env.search.engine import SearchEngine
     from zs_env.task.questions import Question
 
-CONFIG_FILE = "config.json"
-METRICS_FILE = "metrics.jsonl"
+CONFIG_FILE: Final = "config.json"
+METRICS_FILE: Final = "metrics.jsonl"
+FAILED_FOLDER: Final = "failed"
+
+HARMLESS: Final = frozenset(
+    "resume policy cache cache_mode log_formats keep_checkpoints checkpoint_every".split()
+)
+"""Options that may change when a run is resumed: they decide no number of it.
+
+The start policy may have moved, but its weights must be the same.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,10 +72,12 @@ class Train:
     The run's folder gets
 
     - config.json, metrics.jsonl with a row an update, sampled episodes in transcripts.jsonl,
-    - learning_curve.png, TensorBoard events, and checkpoint/ in Hugging Face format.
+    - learning_curve.png, TensorBoard events, checkpoints/ to resume from,
+    - the latest weights in checkpoint/ and the best in best/, in Hugging Face format.
 
     Attributes:
-        algorithm: How to learn: grpo.
+        algorithm: How to learn: a name with options, if wanted, such as grpo?num_epochs=2, or
+            module:Class.
         env_id: A registered text environment.
         steps: Number of updates.
         num_questions: Questions an update.
@@ -62,14 +85,24 @@ class Train:
         max_turns: Actions an episode lasts at most.
         seed: Key of questions, noise and sampling.
         noise_start: Probability of noisy documents in the first update.
-        noise_end: Probability of noisy documents in the last update.
+        noise_end: The same in the last update.
         noise_base: How late noise rises: above 1 late, 1 evenly, below 1 early.
         eval_every: Updates between evaluations; the first and the last update have one too. 0
             means never.
-        eval_questions: Questions of the validation split an evaluation; 0 means all.
-        checkpoint_every: Updates between checkpoints and figures; the last update always has one.
-        learning_rate: Of AdamW.
-        kl_coef: Weight of the KL penalty towards the start policy; 0 needs no reference.
+        eval_questions: Questions an evaluation; 0 means all.
+        eval_split: Where they come from; a file has one part only, which training asks, too.
+        checkpoint_every: Updates between checkpoints; where training stops there is always one.
+        keep_checkpoints: Checkpoints that stay, the newest. With 2, a damaged one costs little.
+        learning_rate: Of AdamW, at its highest.
+        critic_learning_rate: The same for the critic, where the algorithm has one.
+        schedule: How the learning rates go from their highest to their last value.
+        last_rate_share: Share of the highest learning rates that the last update has; not of a
+            constant one.
+        num_warmup_updates: Updates over which the learning rates rise.
+        target_kl: Divergence from the sampler beyond which an update takes no further gradient
+            step. Left out, it takes them all.
+        kl_coef: Weight of the KL penalty towards the start policy; 0 needs no reference. Left
+            out, it is the algorithm's own, and so is `clip_range`.
         clip_range: Distance from 1 beyond which a probability ratio earns nothing more.
         num_minibatches: Gradient steps an update.
         max_new_tokens: Tokens of an action at most.
@@ -80,6 +113,8 @@ class Train:
     env_id: str = "ZeroSearch-v0"
     engine: EngineName = "simulator"
     policy: PolicyName = "base"
+    questions: Questions = "miniwiki"
+    split: Split = "train"
     steps: int = 30
     num_questions: int = 16
     group_size: int = 8
@@ -88,18 +123,46 @@ class Train:
     out: Annotated[
         str, arg(metavar="DIR", help="The run's folder; an earlier run in it is replaced.")
     ] = "runs/{algorithm}-{engine}-seed{seed}"
+    resume: Annotated[
+        str,
+        arg(
+            metavar="DIR",
+            help="Go on with the run in this folder, which knows its options. Given again, they "
+            "must be the same, but for those that decide no number: --policy (its weights must "
+            "be the same), --cache, --cache-mode, --log-formats, --keep-checkpoints and "
+            "--checkpoint-every.",
+        ),
+    ] = ""
     noise_start: float = 0.0
     noise_end: float = 0.5
     noise_base: float = 4.0
     eval_every: int = 10
     eval_questions: int = 200
-    checkpoint_every: int = 10
+    eval_split: str = "validation"
+    checkpoint_every: int = 1
+    keep_checkpoints: int = 2
+    log_formats: Annotated[
+        str,
+        arg(
+            metavar="NAMES",
+            help="What to write beside metrics.jsonl, with commas between: csv (metrics.csv), "
+            "tensorboard, stdout (a table an update), wandb (Weights & Biases).",
+        ),
+    ] = "tensorboard"
     learning_rate: float = 1.5e-4
-    kl_coef: float = 0.005
-    clip_range: float = 0.2
+    critic_learning_rate: float = 5e-4
+    schedule: Schedule = "constant"
+    last_rate_share: float = 0.1
+    num_warmup_updates: int = 0
+    target_kl: float | None = None
+    kl_coef: float | None = None
+    clip_range: float | None = None
     num_minibatches: int = 2
     max_new_tokens: int = 48
     temperature: float = 1.0
+    device: Annotated[
+        str, arg(metavar="DEVICE", help="Where the policy is trained: cpu, cuda, cuda:1, …")
+    ] = "cpu"
     cache: CacheFile = ""
     cache_mode: CacheModeName = "record"
     threads: Threads = 0
@@ -114,32 +177,153 @@ class Train:
             text = text.replace(f"{{{name}}}", value)
         return Path(text)
 
+    def saved(self) -> Train:
+        """Return the options of the run to be resumed.
+
+        Raises:
+            CommandError: If there is none.
+        """
+        with usage_errors():
+            return read_run(Path(self.resume)).config
+
     def run(self) -> None:
         """Train, and say where the results are."""
         from agents.cli.display import say
 
         console = Console()
         with usage_errors():
-            threads = use_threads(self.threads)
-            setup = prepare(self)
+            run = read_run(Path(self.resume)) if self.resume else None
+            config = self if run is None else resumed(self, run)
+            threads = use_threads(config.threads)
+            setup = prepare(config)
+            if run is not None:
+                setup = restore(config, run, setup, console)
+        done = setup.trainer.num_updates_done
         say(
             console,
-            f"{self.algorithm} · policy {self.policy} · engine {self.engine} · "
-            f"torch threads: {threads}\n{self.steps} updates of {self.num_questions} × "
-            f"{self.group_size} episodes; results: {self.out_dir}\n",
+            f"{config.algorithm} · policy {config.policy} · engine {config.engine} · "
+            f"torch threads: {threads}\n{config.steps} updates of {config.num_questions} × "
+            f"{config.group_size} episodes{f', {done} done' if done else ''}; "
+            f"results: {config.out_dir}\n",
         )
-        execute(self, setup, console, threads)
+        execute(config, setup, console, threads)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run's folder tells of how it was started.
+
+    Attributes:
+        config: Its options; `out` is the folder, wherever it is now.
+        description: All of config.json.
+    """
+
+    config: Train
+    description: Mapping[str, Any]
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Return how the run in a folder was started.
+
+    Raises:
+        ValueError: If there is none, or another version started it.
+    """
+    if not _is_run(folder):
+        raise ValueError(f"`resume` must be the folder of a run, got {str(folder)!r}")
+    try:
+        description = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = Train(**description["config"] | {"out": str(folder)})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`resume` must be a run of this version, got {str(folder)!r}: {error}"
+        ) from error
+    return RunRecord(config, description)
+
+
+def resumed(given: Train, run: RunRecord) -> Train:
+    """Return the options to resume a run with.
+
+    Args:
+        given: What the command line says, with the run's own options for what it does not say.
+        run: What the folder says.
+
+    Raises:
+        ValueError: If they differ in an option that decides numbers of the run.
+    """
+    for name in (field.name for field in fields(Train)):
+        new, old = getattr(given, name), getattr(run.config, name)
+        if new != old and name not in HARMLESS:
+            raise ValueError(
+                f"`{name}` must be {old!r}, as in the run that `resume` names, got {new!r}"
+            )
+    return replace(given, resume="")
+
+
+def restore(config: Train, run: RunRecord, setup: Setup, console: Console) -> Setup:
+    """Take training to the last checkpoint of a run, if it has one.
+
+    Raises:
+        ValueError: If the start weights have changed, or files of the run were lost.
+        CheckpointError: If there are checkpoints, and all of them are damaged.
+    """
+    from agents.callbacks import CHECKPOINTS_FOLDER, check_files
+    from agents.checkpoint import newest_checkpoint
+    from agents.cli.display import say
+
+    def warn(message: str) -> None:
+        say(console, f"warning: {message}")
+
+    wanted = run.description["start_weights_sha256"]
+    if setup.weights_checksum != wanted:
+        raise ValueError(
+            f"`policy` must be the weights that the run started from, with the SHA-256 {wanted}, "
+            f"got {config.policy!r} with {setup.weights_checksum}"
+        )
+    for name, old, new in differences(run.description, provenance()):
+        warn(f"{name} was {old} and is {new}: numbers may differ")
+    checkpoint = newest_checkpoint(config.out_dir / CHECKPOINTS_FOLDER, warn)
+    if checkpoint is None:
+        return setup
+    check_files(config.out_dir, checkpoint.state["files"])
+    setup.trainer.restore(checkpoint)
+    return replace(setup, resumed_from=checkpoint)
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, old value and new value of whatever results depend on and has changed.
+
+    Example:
+        >>> list(differences({"versions": {"torch": "2.8"}}, {"versions": {"torch": "2.9"}}))
+        [('versions: torch', '2.8', '2.9')]
+    """
+    for group, values in new.items():
+        for name, value in values.items():
+            before = old.get(group, {}).get(name)
+            if before != value:
+                yield f"{group}: {name}", before, value
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a checked configuration stands for, loaded; nothing has been written yet."""
+    """What a checked configuration stands for, loaded; nothing has been written yet.
+
+    Attributes:
+        policy: What is trained.
+        engine: What answers queries.
+        trainer: What trains it.
+        eval_questions: What evaluations ask.
+        weights_checksum: SHA-256 of the start weights.
+        resumed_from: The checkpoint that a resumed run goes on from, if there is one.
+    """
 
     policy: CausalLMPolicy
     engine: SearchEngine
     trainer: Trainer
     eval_questions: tuple[Question, ...]
     weights_checksum: str
+    resumed_from: Checkpoint | None = None
 
 
 def prepare(config: Train) -> Setup:
@@ -149,23 +333,31 @@ def prepare(config: Train) -> Setup:
         ValueError: If an option is out of its range or names nothing.
         FileNotFoundError: If there is no model where one should be.
     """
-    from agents.policies.causal_lm import find_policy
+    from agents.algorithms.registry import make_algorithm
+    from agents.policies.causal_lm import CausalLMPolicy, find_policy
     from agents.trainer import Trainer
     from agents.trainer_config import TrainerConfig
     from zs_env.search.curriculum import ExponentialCurriculum
 
     _check(config)
-    algorithm = make_algorithm(config)
+    overrides = {name: getattr(config, name) for name in ("kl_coef", "clip_range")}
+    algorithm = make_algorithm(config.algorithm, overrides)
     curriculum = ExponentialCurriculum(config.noise_start, config.noise_end, config.noise_base)
     shared = {f.name: getattr(config, f.name) for f in fields(TrainerConfig) if f.name in _NAMES}
     settings = TrainerConfig(**shared)
-    questions = load_questions("miniwiki", "validation", config.eval_questions, config.seed)
+    questions = _eval_questions(config)
     engine = load_cached_engine(config.engine, config.cache, config.cache_mode)
     env = make_env(config, engine)
-    policy = load_policy(config.policy)
+    policy = CausalLMPolicy.load(config.policy, config.device)
     trainer = Trainer(policy, env, algorithm, config=settings, curriculum=curriculum)
     checksum = weights_checksum(find_policy(config.policy))
     return Setup(policy, engine, trainer, questions, checksum)
+
+
+def _eval_questions(config: Train) -> tuple[Question, ...]:
+    if not config.eval_every:
+        return ()
+    return load_questions(config.questions, config.eval_split, config.eval_questions, config.seed)
 
 
 _NAMES = frozenset(field.name for field in fields(Train))
@@ -180,16 +372,44 @@ def _check(config: Train) -> None:
         group_size=config.group_size,
         max_turns=config.max_turns,
         checkpoint_every=config.checkpoint_every,
+        keep_checkpoints=config.keep_checkpoints,
     )
     check_at_least(
         0,
         eval_every=config.eval_every,
         eval_questions=config.eval_questions,
-        kl_coef=config.kl_coef,
-        clip_range=config.clip_range,
         seed=config.seed,
     )
+    log_formats(config)
+    check_device(config.device)
     _check_out(config.out_dir)
+
+
+def log_formats(config: Train) -> tuple[str, ...]:
+    """Return the names of what the run's numbers are written to.
+
+    Raises:
+        ValueError: If one is unknown.
+    """
+    from agents.log_formats import check_formats
+
+    given = (name.strip() for name in config.log_formats.split(","))
+    return check_formats(("json", *filter(None, given)))
+
+
+def check_device(device: str) -> None:
+    """Check that torch knows a device, and that it is there.
+
+    Raises:
+        ValueError: If not.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"`device` must be one that is there, got {device!r}: {reason}") from error
 
 
 def _check_out(out: Path) -> None:
@@ -199,11 +419,12 @@ def _check_out(out: Path) -> None:
         ValueError: If it cannot be written, or holds a model rather than a run.
     """
     check_folder(out)
-    if (out / CONFIG_FILE).exists() and not _is_run(out):
-        raise ValueError(
-            f"`out` must be a new folder or that of an earlier run, got {str(out)!r}, whose "
-            f"{CONFIG_FILE} is not a run's"
-        )
+    for name in (CONFIG_FILE, "checkpoints"):
+        if (out / name).exists() and not _is_run(out):
+            raise ValueError(
+                f"`out` must be a new folder or that of an earlier run, got {str(out)!r}, whose "
+                f"{name} is not a run's"
+            )
 
 
 def _is_run(out: Path) -> bool:
@@ -216,21 +437,6 @@ def _is_run(out: Path) -> bool:
         return False
 
 
-def make_algorithm(config: Train) -> Algorithm:
-    """Return the algorithm that `config` names, with those of its parameters that `config` has.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
-    from agents.algorithms.grpo import ALGORITHMS
-
-    if config.algorithm not in ALGORITHMS:
-        known = ", ".join(ALGORITHMS)
-        raise ValueError(f"`algorithm` must be one of {known}, got {config.algorithm!r}")
-    kind = ALGORITHMS[config.algorithm]
-    return kind(**{f.name: getattr(config, f.name) for f in fields(kind) if f.name in _NAMES})
-
-
 def make_env(config: Train, engine: SearchEngine) -> gym.vector.VectorEnv[Any, Any, Any]:
     """Return the environment to train in.
 
@@ -240,31 +446,81 @@ def make_env(config: Train, engine: SearchEngine) -> gym.vector.VectorEnv[Any, A
     """
     import zs_env  # noqa: F401 - registers the ids
 
+    # Other packages' environments need not know question sets.
+    asked: dict[str, Any] = {"questions": config.questions}
     return gym.make_vec(
         config.env_id,
         num_envs=config.num_questions * config.group_size,
         group_size=config.group_size,
         engine=engine,
-        split="train",
+        split=config.split,
         max_turns=config.max_turns,
+        **({} if config.questions == Train.questions else asked),
         autoreset_mode=AutoresetMode.DISABLED,
     )
 
 
-def execute(config: Train, setup: Setup, console: Console, threads: int) -> None:
-    """Train as `config` says and write everything into its folder."""
-    from agents.callbacks import MetricsCallback, ProgressCallback
-    from agents.metrics import MetricsWriter
+def execute(config: Train, setup: Setup, console: Console, threads: int) -> bool:
+    """Train as `config` says and write everything into its folder.
 
-    out = config.out_dir
-    start_folder(out)
-    write_json(out / CONFIG_FILE, describe(config, setup, threads))
+    Returns:
+        Whether all updates are done; False if SIGTERM ended training early.
+
+    Raises:
+        KeyboardInterrupt: If Ctrl-C ended training early; what was done is saved.
+        CommandError: If the loss was not finite; its batch is saved.
+    """
+    from agents.cli.display import say
+    from agents.signals import StopOnSignal
+
+    out, trainer = config.out_dir, setup.trainer
+    with StopOnSignal() as stop:
+        if setup.resumed_from is None:
+            start_folder(out)
+        write_json(out / CONFIG_FILE, describe(config, setup, threads))
+        learn(config, setup, console, stop)
+    trainer.env.close()
+    if trainer.num_updates_done == config.steps and stop.received is None:
+        return True
+    say(
+        console,
+        f"stopped after update {trainer.num_updates_done} of {config.steps}; go on with: "
+        f"zerosearch train --resume {shlex.quote(str(out))}",
+    )
+    if stop.received is signal.SIGINT:
+        raise KeyboardInterrupt
+    return False
+
+
+def learn(config: Train, setup: Setup, console: Console, stop: Callback) -> None:
+    """Do the updates that are left."""
+    from agents.audit import AuditError
+    from agents.callbacks import ProgressCallback
+    from agents.learner import NonFiniteLossError
+    from agents.metrics import Logger
+
+    trainer = setup.trainer
     with ExitStack() as stack:
-        writer = stack.enter_context(MetricsWriter(out))
+        first = trainer.num_updates_done + 1 if trainer.num_updates_done else 0
+        logger = stack.enter_context(Logger(config.out_dir, log_formats(config), first))
         progress = stack.enter_context(ProgressCallback(console, config.steps, config.engine))
-        before, after = _callbacks(config, setup)
-        setup.trainer.learn(config.steps, [before, MetricsCallback(writer), *after, progress])
-    setup.trainer.env.close()
+        callbacks = [*_callbacks(config, setup, logger), progress, stop]
+        try:
+            trainer.learn(None if trainer.num_updates_done else config.steps, callbacks)
+        except NonFiniteLossError as error:
+            raise CommandError(save_failed(config.out_dir, trainer, error)) from error
+        except AuditError as error:
+            raise CommandError(str(error)) from error
+
+
+def save_failed(out: Path, trainer: Trainer, error: NonFiniteLossError) -> str:
+    """Write the batch whose loss was not finite, and return the line that tells so."""
+    from agents.checkpoint import write_batch
+
+    update = trainer.num_updates_done + 1
+    file = out / FAILED_FOLDER / f"update-{update:06}.safetensors"
+    write_batch(file, error.batch, {"update": str(update), "error": str(error)})
+    return f"update {update} failed: {error}; its batch is in {file}"
 
 
 def start_folder(out: Path) -> None:
@@ -273,47 +529,73 @@ def start_folder(out: Path) -> None:
     Raises:
         OSError: If it cannot be made.
     """
-    from agents.callbacks import CHECKPOINT_FOLDER, CURVE_FILE, TRANSCRIPTS_FILE
+    from agents.callbacks import (
+        BEST_FOLDER,
+        CHECKPOINT_FOLDER,
+        CHECKPOINTS_FOLDER,
+        CURVE_FILE,
+        TRANSCRIPTS_FILE,
+    )
+    from agents.log_formats import CSV_FILE, TENSORBOARD_FOLDER
 
     out.mkdir(parents=True, exist_ok=True)
     # Files of other folders that happen to be called so may be precious.
-    if _is_run(out):
-        for name in (CONFIG_FILE, METRICS_FILE, TRANSCRIPTS_FILE, CURVE_FILE):
-            (out / name).unlink(missing_ok=True)
-        for name in (CHECKPOINT_FOLDER, "tensorboard"):
-            shutil.rmtree(out / name, ignore_errors=True)
+    if not _is_run(out):
+        return
+    folders = (CHECKPOINTS_FOLDER, CHECKPOINT_FOLDER, BEST_FOLDER, TENSORBOARD_FOLDER)
+    for name in (*folders, FAILED_FOLDER):
+        shutil.rmtree(out / name, ignore_errors=True)
+    # Last what makes it a run: one that is cut off here must not be taken for another's.
+    for name in (CURVE_FILE, TRANSCRIPTS_FILE, CSV_FILE, METRICS_FILE, CONFIG_FILE):
+        (out / name).unlink(missing_ok=True)
 
 
 def describe(config: Train, setup: Setup, threads: int) -> dict[str, Any]:
     """Return all that decides the results of a run, as JSON values."""
+    from agents.recipe import describe
+
+    options = asdict(config) | {"out": str(config.out_dir), "threads": threads}
+    del options["resume"]
     return {
-        "config": asdict(config) | {"out": str(config.out_dir), "threads": threads},
+        "config": options,
+        "algorithm": describe(setup.trainer.algorithm),
         "start_weights_sha256": setup.weights_checksum,
         **provenance(),
     }
 
 
-def _callbacks(config: Train, setup: Setup) -> tuple[Callback, Sequence[Callback]]:
-    """Return what runs before the row of an update is written, and what runs after."""
+def _callbacks(config: Train, setup: Setup, logger: Logger) -> list[Callback]:
+    """Return what happens during an update and at its end, in its order."""
+    from agents.audit import AuditCallback
     from agents.callbacks import (
+        Best,
         CheckpointCallback,
         EvaluateCallback,
+        MetricsCallback,
         PlotCallback,
         TranscriptCallback,
     )
 
-    out, last, every = config.out_dir, config.steps, config.checkpoint_every
-    evaluate = EvaluateCallback(
-        config.engine,
-        lambda policy: _evaluate(config, setup, policy),
-        every=config.eval_every,
-        last=last,
-    )
-    return evaluate, (
+    out, checkpoint = config.out_dir, setup.resumed_from
+    best = checkpoint.state["best"] if checkpoint else None
+    return [
+        AuditCallback(),
+        EvaluateCallback(
+            config.engine,
+            lambda policy: _evaluate(config, setup, policy),
+            every=config.eval_every,
+        ),
+        MetricsCallback(logger),
         TranscriptCallback(out, lambda ids: str(setup.policy.tokenizer.decode(ids))),
-        CheckpointCallback(out, every=every, last=last),
-        PlotCallback(out, every=every, last=last),
-    )
+        CheckpointCallback(
+            out,
+            every=config.checkpoint_every,
+            keep=config.keep_checkpoints,
+            best_key=f"eval/{config.engine}/exact_match",
+            best=Best(**best) if best else None,
+        ),
+        PlotCallback(out),
+    ]
 
 
 def _evaluate(config: Train, setup: Setup, policy: Policy) -> Evaluation:

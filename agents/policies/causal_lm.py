@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,8 +12,9 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agents.batch import Batch
+from agents.policies.critic import Critic
 from agents.policies.policy import TokenScores
-from zs_env.lm.attention import causal_mask
+from agents.policies.states import action_states
 from zs_env.lm.transformers import TransformersLM, TransformersSession, no_progress_bars
 from zs_env.models import model_folder
 
@@ -59,6 +60,19 @@ class CausalLMPolicy:
         """Return the ids of `text`."""
         return self._generator.encode(text)
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens included."""
+        return str(self.tokenizer.decode(list(token_ids)))
+
+    def end_ids(self) -> frozenset[int]:
+        """Return the ids that end a text."""
+        return self._generator.end_ids()
+
+    @property
+    def max_context(self) -> int:
+        """Number of tokens that a context can hold."""
+        return self._generator.max_context
+
     def score(self, batch: Batch, temperature: float = 1.0) -> TokenScores:
         """Score the action tokens of `batch` in row-major order.
 
@@ -66,15 +80,9 @@ class CausalLMPolicy:
         most tokens of a transcript are documents.
         """
         batch = batch.to(self.model.device)
-        # A row may start with an action only if there was nothing to predict it from.
         wanted = batch.action_mask[:, 1:]
-        length = wanted.shape[1]
-        hidden = self.model.base_model(
-            input_ids=batch.token_ids[:, :-1],
-            attention_mask=causal_mask(length, self.model.dtype, self.model.device),
-            use_cache=False,
-        ).last_hidden_state
-        logits = self.model.get_output_embeddings()(hidden[wanted]).float()
+        states = action_states(self.model.base_model, batch)
+        logits = self.model.get_output_embeddings()(states).float()
         if temperature not in (0, 1):
             logits = logits / temperature
         logprobs = torch.log_softmax(logits, -1)
@@ -87,6 +95,16 @@ class CausalLMPolicy:
         """Return the trainable parameters."""
         parameters: Iterable[torch.nn.Parameter] = self.model.parameters()
         return parameters
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """What holds the weights."""
+        model: torch.nn.Module = self.model
+        return model
+
+    def make_critic(self) -> Critic:
+        """Return a critic that starts from the policy's weights."""
+        return Critic(self.model).eval()
 
     def frozen_copy(self) -> CausalLMPolicy:
         """Return an independent copy without gradients."""

@@ -37,6 +37,19 @@ class Policy(TokenGenerator, Protocol):
         """Return the trainable parameters."""
         ...
 
+    @property
+    def module(self) -> torch.nn.Module:
+        """What holds the weights."""
+        ...
+
+    def make_critic(self) -> torch.nn.Module:
+        """Return a critic that starts from the policy's weights.
+
+        Called with a batch, it returns for each action token, (N,) in row-major order, the value
+        of the state before it: of everything in the context up to the token before.
+        """
+        ...
+
     def frozen_copy(self) -> Policy:
         """Return an independent copy without gradients: the reference of a KL penalty."""
         ...

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -21,6 +19,8 @@ from typing import Final
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
+from agents.durable import to_disk
 
 STATE_FILE: Final = "state.safetensors"
 _BEST_FILE: Final = "best-{step}.safetensors"
@@ -141,9 +141,9 @@ def write_tensors(file: Path, tensors: Tensors, header: Mapping[str, str]) -> No
         save_file(kept, partial, dict(header))
     except SafetensorError as error:
         raise OSError(f"{file} cannot be written: {error}") from error
-    _to_disk(partial)
+    to_disk(partial)
     partial.replace(file)
-    _to_disk(file.parent)
+    to_disk(file.parent)
 
 
 def read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -158,26 +158,3 @@ def read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
     except SafetensorError as error:
         raise OSError(f"{file} must be a readable safetensors file: {error}") from error
-
-
-def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a folder aside, force it to the disk, and rename it to `folder`."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    write(partial)
-    for file in partial.iterdir():
-        _to_disk(file)
-    _to_disk(partial)
-    partial.rename(folder)
-    _to_disk(folder.parent)
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, is on the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows opens no folders
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

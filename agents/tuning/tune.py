@@ -25,7 +25,8 @@ from typing import Any, Final
 
 import torch
 
-from agents.metrics import MetricsWriter, Row
+from agents.durable import write_folder
+from agents.metrics import Logger, Row
 from agents.tuning.documents import (
     LabelledRow,
     augment,
@@ -60,7 +61,6 @@ from agents.tuning.sft_state import (
     load_state,
     save_best,
     save_state,
-    write_folder,
 )
 from zs_env.random import derive
 
@@ -228,7 +228,7 @@ def tune(
             run = _Run(job, options, out, report)
             if accelerator.is_main_process:
                 first = run.progress.step + 1 if run.progress.step else 0
-                run.writer = stack.enter_context(MetricsWriter(out, first))
+                run.writer = stack.enter_context(Logger(out, first_step=first))
             progress = run.learn(save_every)
             if accelerator.is_main_process:
                 _finish(job, options, out, progress)
@@ -261,7 +261,7 @@ class _Run:
         self._wrapped = self._accelerator.prepare(self._loss)
         self._epoch, self._batches = -1, list[list[Example]]()
         self._start = time.perf_counter()
-        self.writer: MetricsWriter | None = None
+        self.writer: Logger | None = None
 
     @property
     def num_steps(self) -> int:

@@ -1,5 +1,7 @@
 """Trajectories as padded tensors."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -66,7 +68,7 @@ def test_rows_are_cut_to_the_longest_of_them(lengths, data):
         n = lengths[i]
         assert rows.rewards[place] == rows.lengths[place] == n
         assert rows.groups[place] == batch.groups[i]
-        for name in ("token_ids", "action_mask", "logprobs"):
+        for name in ("token_ids", "action_mask", "logprobs", "turn_ids", "token_rewards"):
             assert getattr(rows, name)[place, :n].tolist() == getattr(batch, name)[i, :n].tolist()
 
 
@@ -96,6 +98,89 @@ def test_groups_are_numbered_as_they_appear_and_named_by_id_alone():
     assert batch.groups.tolist() == [0, 1, 0, 2, 1]
 
 
+def episode(*parts, rewards, **fields):
+    """Return an episode of (observation length, action length) turns with these rewards."""
+    trajectory = Trajectory(**fields)
+    for (read, written), reward in zip(parts, rewards, strict=True):
+        trajectory.observe([1] * read)
+        start = len(trajectory.token_ids)
+        trajectory.act([2] * written, [-1.0] * written)
+        end = len(trajectory.token_ids)
+        trajectory.turns.append(Turn("", "search", False, reward, start, end))
+    return trajectory
+
+
+def test_turns_are_numbered_and_paid_at_their_last_token():
+    batch = Batch.from_trajectories(
+        [
+            episode((2, 2), (1, 1), (2, 3), rewards=[0.25, 0.0, 1.0]),
+            episode((1, 1), rewards=[0.5], truncated=True),
+        ]
+    )
+    assert batch.turn_ids.tolist() == [
+        [-1, -1, 0, 0, -1, 1, -1, -1, 2, 2, 2],
+        [-1, 0] + [-1] * 9,
+    ]
+    assert batch.token_rewards.tolist() == [
+        [0, 0, 0, 0.25, 0, 0, 0, 0, 0, 0, 1],
+        [0, 0.5] + [0] * 9,
+    ]
+    assert batch.last_actions.nonzero().tolist() == [[0, 10], [1, 1]]
+    assert batch.truncated.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("parts", "place"),
+    [
+        ([(1, 2), (1, 0)], 2),  # an empty last turn: the token before it
+        ([(1, 0), (1, 2)], 2),  # an empty first turn: the token after it
+    ],
+)
+def test_reward_of_a_turn_without_tokens_falls_to_its_neighbour(parts, place):
+    rewards = [0.0 if written else 1.0 for _, written in parts]
+    batch = Batch.from_trajectories([episode(*parts, rewards=rewards)])
+    assert batch.token_rewards[0].nonzero().flatten().tolist() == [place]
+
+
+def test_episode_without_an_action_token_keeps_its_reward():
+    batch = Batch.from_trajectories([episode((3, 0), rewards=[0.75])])
+    assert batch.rewards.tolist() == [0.75]
+    assert not batch.token_rewards.any()
+    assert not batch.last_actions.any()
+
+
+turns = st.lists(
+    st.tuples(st.integers(1, 4), st.integers(0, 4), st.floats(-1, 1, width=16)), min_size=1
+)
+
+
+@given(st.lists(turns, min_size=1, max_size=5))
+def test_token_rewards_add_up_to_the_rewards_of_episodes_that_acted(episodes):
+    batch = Batch.from_trajectories(
+        [episode(*[part[:2] for part in e], rewards=[part[2] for part in e]) for e in episodes]
+    )
+    acted = batch.action_mask.any(1)
+    torch.testing.assert_close(batch.token_rewards.sum(1), batch.rewards * acted)
+    assert not batch.token_rewards[~batch.action_mask].any()
+    assert torch.equal(batch.turn_ids >= 0, batch.action_mask)
+
+
+def test_more_rewards_reach_the_token_and_the_episode():
+    batch = Batch.from_trajectories([episode((1, 2), rewards=[1.0])])
+    more = batch.add_rewards(torch.tensor([[0.0, -0.25, -0.5]]))
+    assert more.rewards.tolist() == [0.25]
+    assert more.token_rewards.tolist() == [[0.0, -0.25, 0.5]]
+    assert batch.rewards.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf")])
+def test_reward_that_is_no_number_is_refused_with_its_question(reward):
+    bad = episode((1, 1), (1, 1), rewards=[0.0, reward], question_id="q7")
+    message = f"`reward` must be a finite number, got {reward} in turn 1 of episode 1, .*'q7'"
+    with pytest.raises(ValueError, match=message):
+        Batch.from_trajectories([episode((1, 1), rewards=[1.0]), bad])
+
+
 def test_no_trajectory_is_refused():
     with pytest.raises(ValueError, match="`trajectories` must not be empty"):
         Batch.from_trajectories([])
@@ -103,6 +188,8 @@ def test_no_trajectory_is_refused():
 
 def test_moving_a_batch_keeps_every_tensor():
     batch = Batch.from_trajectories([make(3, reward=0.5), make(5)])
+    batch = replace(batch, values=torch.ones_like(batch.logprobs))
     moved = batch.to("cpu")
-    for name in Batch.__slots__:
+    assert moved.reference_logprobs is None
+    for name in set(Batch.__slots__) - {"reference_logprobs"}:
         assert torch.equal(getattr(moved, name), getattr(batch, name))

@@ -6,23 +6,29 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from agents.callbacks import (
+    Best,
     CheckpointCallback,
     EvaluateCallback,
     MetricsCallback,
     PlotCallback,
+    ProgressBarCallback,
     ProgressCallback,
     TranscriptCallback,
+    check_files,
     evaluation_metrics,
     is_due,
     save_policy,
     sparkline,
     unfill,
 )
+from agents.checkpoint import Checkpoint, newest_checkpoint
 from agents.evaluate import EpisodeRecord, Evaluation
-from agents.metrics import MetricsWriter, read_metrics
+from agents.learner import LearnerState
+from agents.metrics import Logger, read_metrics
 from agents.rollout import Rollout
 from agents.trajectory import Trajectory, Turn
 
@@ -40,9 +46,20 @@ class FakePolicy:
         (folder / "weights").write_text(self.word)
 
 
-def make_trainer(update: int, word: str = "old") -> Any:
+def make_trainer(update: int, word: str = "old", last: int = 9) -> Any:
+    """Return what callbacks look at of a trainer: its weights and its optimiser are that word."""
     env = SimpleNamespace(metadata={"prompt": "Question: {question}\n"})
-    return SimpleNamespace(num_updates_done=update, policy=FakePolicy(word), env=env)
+    learner: LearnerState = {
+        "modules": {"policy": {word: torch.ones(1)}},
+        "optimizer": {"state": {}, "param_groups": []},
+    }
+    return SimpleNamespace(
+        num_updates_done=update,
+        last_update=last,
+        policy=FakePolicy(word),
+        env=env,
+        checkpoint=lambda more: Checkpoint(learner, {"update": update, **more}, {}),
+    )
 
 
 def make_evaluation(*scores: float) -> Evaluation:
@@ -91,7 +108,7 @@ def test_run_of_one_update_is_due_once() -> None:
 
 
 def test_metrics_go_to_the_row_of_the_update(tmp_path: Path) -> None:
-    with MetricsWriter(tmp_path) as writer:
+    with Logger(tmp_path) as writer:
         callback = MetricsCallback(writer)
         for update in (1, 2):
             callback.on_update_end(make_trainer(update), NO_EPISODES, {"train/loss": float(update)})
@@ -102,11 +119,11 @@ def test_metrics_go_to_the_row_of_the_update(tmp_path: Path) -> None:
 
 
 def test_evaluation_is_added_to_the_metrics_when_due() -> None:
-    callback = EvaluateCallback("x", lambda policy: make_evaluation(1, 0), every=2, last=5)
+    callback = EvaluateCallback("x", lambda policy: make_evaluation(1, 0), every=2)
     evaluated = []
     for update in range(1, 6):
         metrics: dict[str, float] = {}
-        callback.on_update_end(make_trainer(update), NO_EPISODES, metrics)
+        callback.on_update_end(make_trainer(update, last=5), NO_EPISODES, metrics)
         evaluated += [update] if "eval/x/exact_match" in metrics else []
     assert evaluated == [1, 2, 4, 5]
 
@@ -156,12 +173,91 @@ def test_unfill_keeps_a_prompt_of_another_template() -> None:
     assert unfill("Q: {question}\nA:", "Answer me this: who?") == "Answer me this: who?"
 
 
-def test_checkpoint_is_replaced_when_due(tmp_path: Path) -> None:
-    callback = CheckpointCallback(tmp_path, every=2, last=9)
+def test_transcripts_of_a_run_that_goes_on_end_with_its_last_update(tmp_path: Path) -> None:
+    callback = TranscriptCallback(tmp_path, decode, 1)
+    file = tmp_path / "transcripts.jsonl"
+    rollout = Rollout([make_trajectory(0, "Who?")], 0.0, 0.0)
+    for update in (1, 2, 3):
+        callback.on_update_end(make_trainer(update), rollout, {})
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"update": 4, "quest')
+    TranscriptCallback(tmp_path, decode, 1).on_training_start(make_trainer(3))
+    assert file.read_bytes() == whole
+    TranscriptCallback(tmp_path, decode, 1).on_training_start(make_trainer(2))
+    assert [json.loads(line)["update"] for line in file.read_text().splitlines()] == [1, 2]
+
+
+def numbers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_weights_are_exported_when_a_checkpoint_is_due(tmp_path: Path) -> None:
+    callback = CheckpointCallback(tmp_path, every=2)
     for update, word in ((1, "first"), (2, "second"), (3, "third")):
         callback.on_update_end(make_trainer(update, word), NO_EPISODES, {})
     assert (tmp_path / "checkpoint" / "weights").read_text() == "second"
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+    assert numbers(tmp_path) == ["checkpoint", "checkpoints"]
+    assert numbers(tmp_path / "checkpoints") == ["000001", "000002"]
+
+
+def test_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    callback = CheckpointCallback(tmp_path, keep=3)
+    for update in range(1, 6):
+        callback.on_update_end(make_trainer(update), NO_EPISODES, {})
+    assert numbers(tmp_path / "checkpoints") == ["000003", "000004", "000005"]
+
+
+def test_training_that_stops_early_is_saved_once_more(tmp_path: Path) -> None:
+    callback = CheckpointCallback(tmp_path, every=4)
+    for update, word in ((1, "first"), (2, "second"), (3, "third")):
+        callback.on_update_end(make_trainer(update, word), NO_EPISODES, {})
+    callback.on_training_end(make_trainer(3, "third"))
+    assert (tmp_path / "checkpoint" / "weights").read_text() == "third"
+    assert numbers(tmp_path / "checkpoints") == ["000001", "000003"]
+
+
+def test_training_that_did_nothing_saves_nothing(tmp_path: Path) -> None:
+    for done in (0, 5):
+        callback = CheckpointCallback(tmp_path)
+        callback.on_training_start(make_trainer(done))
+        callback.on_training_end(make_trainer(done))
+    assert numbers(tmp_path) == []
+
+
+def test_first_of_the_best_weights_stay(tmp_path: Path) -> None:
+    callback = CheckpointCallback(tmp_path, every=0, best_key="eval/x/exact_match")
+    rates = {1: 0.2, 2: 0.5, 4: 0.5, 5: 0.1}
+    for update in range(1, 6):
+        metrics = {"eval/x/exact_match": rates[update]} if update in rates else {}
+        callback.on_update_end(make_trainer(update, f"after {update}"), NO_EPISODES, metrics)
+    assert (tmp_path / "best" / "weights").read_text() == "after 2"
+    record = json.loads((tmp_path / "best" / "validation.json").read_text())
+    assert record == {"update": 2, "key": "eval/x/exact_match", "value": 0.5}
+
+
+def test_resumed_run_knows_what_was_best(tmp_path: Path) -> None:
+    best = Best(7, "eval/x/exact_match", 0.6)
+    callback = CheckpointCallback(tmp_path, best_key=best.key, best=best)
+    callback.on_update_end(make_trainer(8), NO_EPISODES, {best.key: 0.6})
+    assert not (tmp_path / "best").exists()
+    kept = newest_checkpoint(tmp_path / "checkpoints")
+    assert kept is not None
+    assert kept.state["best"] == {"update": 7, "key": best.key, "value": 0.6}
+
+
+def test_checkpoint_tells_how_long_the_files_were(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("12345")
+    CheckpointCallback(tmp_path).on_update_end(make_trainer(1), NO_EPISODES, {})
+    kept = newest_checkpoint(tmp_path / "checkpoints")
+    assert kept is not None
+    assert kept.state["files"] == {"metrics.jsonl": 5}
+    check_files(tmp_path, kept.state["files"])
+    (tmp_path / "metrics.jsonl").write_text("1234")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl must hold the 5 bytes .* got 4"):
+        check_files(tmp_path, kept.state["files"])
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(ValueError, match="got 0"):
+        check_files(tmp_path, kept.state["files"])
 
 
 def test_failed_save_leaves_the_last_checkpoint(tmp_path: Path) -> None:
@@ -179,11 +275,30 @@ def test_failed_save_leaves_the_last_checkpoint(tmp_path: Path) -> None:
 
 
 def test_figure_is_drawn_when_due(tmp_path: Path) -> None:
-    callback = PlotCallback(tmp_path, every=2, last=3)
-    with MetricsWriter(tmp_path) as writer:
+    callback = PlotCallback(tmp_path, every=2)
+    with Logger(tmp_path) as writer:
         MetricsCallback(writer).on_update_end(make_trainer(2), NO_EPISODES, {"rollout/f1": 0.5})
     callback.on_update_end(make_trainer(2), NO_EPISODES, {})
     assert (tmp_path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_figure_is_drawn_where_training_stops(tmp_path: Path) -> None:
+    with Logger(tmp_path) as writer:
+        MetricsCallback(writer).on_update_end(make_trainer(3), NO_EPISODES, {"rollout/f1": 0.5})
+    callback = PlotCallback(tmp_path, every=5)
+    callback.on_update_end(make_trainer(3), NO_EPISODES, {})
+    assert not (tmp_path / "learning_curve.png").exists()
+    callback.on_training_end(make_trainer(3))
+    assert (tmp_path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bar_counts_what_was_done_before() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    with ProgressBarCallback(console) as callback:
+        callback.on_training_start(make_trainer(3, last=5))
+        callback.on_update_end(make_trainer(4, last=5), NO_EPISODES, {})
+    assert isinstance(console.file, io.StringIO)
+    assert "4/5" in console.file.getvalue()
 
 
 def show_progress(console: Console, num_updates: int, rows: list[dict[str, float]]) -> str:

@@ -16,6 +16,7 @@ from agents.cli.train import Train
 COMMANDS = {
     "train": ["--algorithm", "--engine", "--policy", "--noise-end", "(default: 0.5)", "--cache"],
     "evaluate": ["--engine", "--policy", "--split", "--json", "(default: test)", "--cache-mode"],
+    "audit": ["--policy", "--engine", "--tolerance", "--json", "(default: 0.001)"],
     "play": ["--engine", "--noise", "--max-turns", "(default: 6)"],
     "demo": ["--steps", "--seed", "--out", "(default: 30)", "runs/demo"],
     "models build": ["--out", "--size", "--seed", "runs/models"],
@@ -39,7 +40,7 @@ MISTAKES = {
     "train --speed 9": "Unrecognized options: --speed",
     "train --steps many": "--steps",
     "train --steps 0": "`steps` must be at least 1, got 0",
-    "train --algorithm foo": "`algorithm` must be one of grpo, got 'foo'",
+    "train --algorithm foo": "`algorithm` must be one of .*grpo.* got 'foo'",
     "train --env-id Foo-v0 --engine world": "Foo",
     "train --noise-end 1.5": r"`noise_end` must be a probability in \[0, 1\], got 1.5",
     "train --learning-rate 0": "`learning_rate` must be greater than 0, got 0.0",
@@ -61,6 +62,12 @@ MISTAKES = {
     "evaluate --json /dev/null/x.json": "`json` must be a file that can be written",
     "evaluate --episodes {tmp}": "`episodes` must be a file that can be written, .* a folder",
     "evaluate --threads -1": "`threads` must be at least 0, got -1",
+    "audit --tolerance 0": "`tolerance` must be greater than 0, got 0.0",
+    "audit --temperature 0": "`temperature` must be greater than 0, got 0.0",
+    "audit --engine google": "`engine` must be simulator, .*module:attribute, got 'google'",
+    "audit --group-size 0": "`group_size` must be at least 1, got 0",
+    "audit --questions none.jsonl --engine world": "`questions` must be .* got 'none.jsonl'",
+    "audit --json /dev/null/x.json": "`json` must be a file that can be written",
     "play --noise -0.1": r"`noise` must be a probability in \[0, 1\], got -0.1",
     "play --engine simulator:{tmp}/none": "none",
     "play --engine simulator:http://me:secret@host/v1": "`base_urls` must be like [^@]*$",
@@ -116,7 +123,17 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert not [
         name
-        for name in ("train", "evaluate", "play", "demo", "models", "miniature", "tune", "cache")
+        for name in (
+            "train",
+            "evaluate",
+            "audit",
+            "play",
+            "demo",
+            "models",
+            "miniature",
+            "tune",
+            "cache",
+        )
         if name not in shown
     ]
 

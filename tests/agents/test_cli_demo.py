@@ -63,3 +63,11 @@ def test_demo_prints_one_table_and_the_figure(
     assert str(out / "learning_curve.png") in table
     assert "peak memory" in table
     assert "wall time" in table
+
+
+def test_demo_that_is_stopped_while_it_trains_ends_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.cli.train.execute", lambda *arguments: False)
+    assert main(["demo", *TINY, "--out", str(tmp_path / "run")]) == 0
+    assert not (tmp_path / "run" / "demo.json").exists()

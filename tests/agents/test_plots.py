@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from agents.metrics import MetricsWriter, Row
+from agents.metrics import Logger, Row
 from agents.plots import plot_learning_curve, smooth
 
 floats = st.floats(-1e3, 1e3, allow_nan=False)
@@ -66,7 +66,7 @@ def test_what_is_missing_is_not_drawn(tmp_path: Path, rows: list[Row]) -> None:
 
 def test_run_folder_draws_like_its_rows(tmp_path: Path) -> None:
     rows = made_up_rows(10)
-    with MetricsWriter(tmp_path) as writer:
+    with Logger(tmp_path) as writer:
         for row in rows:
             for key in row.keys() - {"step"}:
                 writer.record(key, row[key])

@@ -66,8 +66,9 @@ def test_advantages_compare_only_episodes_of_one_group():
 
 
 def test_reference_is_needed_only_for_the_penalty():
-    assert GRPO(kl_coef=0.1).needs_reference
-    assert not GRPO(kl_coef=0.0).needs_reference
+    assert GRPO(kl_coef=0.1).needs == {"reference_in_loss"}
+    assert GRPO(kl_coef=0.1, kl_in_reward=True).needs == {"reference_in_targets"}
+    assert GRPO(kl_coef=0.0).needs == frozenset()
 
 
 def view(logprobs, advantages=None, reference=None):
@@ -76,9 +77,10 @@ def view(logprobs, advantages=None, reference=None):
     return TokenView(
         logprobs,
         old,
-        reference,
         torch.zeros_like(old) if advantages is None else advantages,
         weights,
+        torch.zeros(len(old), dtype=torch.long),
+        reference,
     )
 
 
@@ -113,9 +115,9 @@ def test_gradient_is_zero_off_the_mask(make_policy):
     scores = policy.score(batch)
     mask = batch.action_mask[:, 1:]
     advantages, weights = targets.advantages[:, 1:][mask], targets.weights[:, 1:][mask]
-    detached = scores.logprobs.detach()
+    detached, rows = scores.logprobs.detach(), torch.nonzero(mask)[:, 0]
     GRPO(kl_coef=0).loss(
-        TokenView(scores.logprobs, detached, None, advantages, weights)
+        TokenView(scores.logprobs, detached, advantages, weights, rows)
     ).value.backward()
     touched = outputs[0].grad.abs().sum(-1) > 0
     assert touched.tolist() == mask.tolist()

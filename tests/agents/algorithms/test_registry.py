@@ -1,8 +1,11 @@
 """Algorithms by name."""
 
+import re
+import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -27,6 +30,11 @@ class Mine(GRPO):
 
 class NoDataclass:
     """Has no options."""
+
+
+@dataclass(frozen=True)
+class NoAlgorithm:
+    """Has options and nothing else."""
 
 
 HERE = f"{__name__}:Mine"
@@ -96,10 +104,33 @@ def test_override_that_the_algorithm_lacks_is_refused():
         make_algorithm("grpo", {"gae_lambda": 0.9})
 
 
-@pytest.mark.parametrize("name", ["NoDataclass", "test_any_text_is_read_or_refused"])
+@pytest.mark.parametrize("name", ["NoDataclass", "NoAlgorithm", "test_any_text_is_read_or_refused"])
 def test_path_must_name_a_dataclass(name):
-    with pytest.raises(TypeError, match=r"`algorithm` must name a (data)?class, got"):
+    with pytest.raises(TypeError, match=r"`algorithm` must name a (data)?class.*, got"):
         make_algorithm(f"{__name__}:{name}")
+
+
+def test_documentation_lists_every_algorithm():
+    page = (Path(__file__).parents[3] / "docs/algorithms.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in page for name in PATHS)
+
+
+def test_algorithm_of_the_documentation_can_be_named_and_learns(
+    tmp_path, monkeypatch, stack, episode
+):
+    page = (Path(__file__).parents[3] / "docs/algorithms.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "threshold_of_the_docs.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    algorithm = make_algorithm("threshold_of_the_docs:Threshold?enough=0.5")
+    batch = stack(episode((1, 2), rewards=0.75), episode((1, 2), rewards=0.25))
+    assert algorithm.targets(batch).advantages.tolist() == [[0, 1, 1], [0, 0, 0]]
+
+
+def test_names_are_known_without_loading_torch():
+    code = "import sys, agents.algorithms.registry; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_description_names_every_algorithm_and_its_options():
