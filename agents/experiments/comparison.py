@@ -15,6 +15,7 @@ from agents.experiments.measures import (
     LAST_SEARCHES,
     MEAN_REWARD,
     NOISY_EXAM,
+    ROLLOUTS,
     SIMULATOR_EXAM,
     UNSTEADINESS,
 )
@@ -42,7 +43,8 @@ _ALGORITHMS: Final = {
     "rloo": ("rloo", "RLOO: the baseline is the mean of the group's other episodes"),
     "grpo": ("grpo", "GRPO"),
     "dr-grpo": ("dr-grpo", "Dr. GRPO: no division by the group's deviation or by length"),
-    "dapo": ("dapo", "DAPO, with dynamic sampling"),
+    "dapo": ("dapo?max_resamples=0", "DAPO without playing again for groups of equal rewards"),
+    "dapo-resampled": ("dapo", "DAPO; the only arm that plays more episodes (see rollouts)"),
     "gspo": ("gspo", "GSPO: one ratio an episode"),
     "ppo": ("ppo", "PPO with a critic, GAE over action tokens, λ = 1"),
     "ppo-0.95": ("ppo?gae_lambda=0.95", "the same, λ = 0.95"),
@@ -69,6 +71,7 @@ COMPARISON: Final = Experiment(
         MEAN_REWARD,
         UNSTEADINESS,
         LAST_SEARCHES,
+        ROLLOUTS,
     ),
     claims=(
         Claim("REINFORCE is steadier than GRPO", (("grpo", "reinforce"),), measure=UNSTEADINESS),

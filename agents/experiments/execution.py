@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode
 
 import zs_env  # noqa: F401 - registers the ids
 from agents.algorithms.registry import make_algorithm
+from agents.audit import AuditCallback
 from agents.evaluate import Evaluation, evaluate
 from agents.experiments.design import EXAM_NOISE, Protocol, Run
 from agents.experiments.measures import BM25_EXAM, NOISY_EXAM, SIMULATOR_EXAM
@@ -127,7 +128,7 @@ def train(
     algorithm = make_algorithm(run.arm.algorithm)
     trainer = Trainer(policy, env, algorithm, config=config, curriculum=run.arm.curriculum)
     rows = _Rows()
-    trainer.learn(protocol.num_updates, [rows])
+    trainer.learn(protocol.num_updates, [AuditCallback(), rows])
     env.close()
     return rows.rows
 

@@ -12,6 +12,7 @@ from agents.experiments.design import EXAM_NOISE
 
 BM25_EXAM, NOISY_EXAM, SIMULATOR_EXAM = "bm25", "noisy", "simulator"
 MEAN_REWARD, UNSTEADINESS, LAST_SEARCHES = "mean_reward", "unsteadiness", "last_searches"
+ROLLOUTS = "rollouts"
 _LAST: Final = 5  # updates
 
 
@@ -49,6 +50,7 @@ MEASURES: Final[Mapping[str, Measure]] = {
         "mean change of the reward from one update to the next, up or down, in the later half",
     ),
     LAST_SEARCHES: Measure("searches", f"searches an episode in the last {_LAST} updates"),
+    ROLLOUTS: Measure("rollouts", "batches of episodes an update, where groups are played again"),
 }
 """All measures by name."""
 
@@ -64,8 +66,9 @@ def measure_all(
 
     Example:
         >>> rows = [{"rollout/reward": reward, "rollout/searches": 2} for reward in (0.0, 0.5)]
-        >>> measure_all({"bm25": {"exact_match": 0.75}}, rows)
-        {'bm25': 0.75, 'mean_reward': 0.25, 'unsteadiness': 0.5, 'last_searches': 2.0}
+        >>> measures = measure_all({"bm25": {"exact_match": 0.75}}, rows)
+        >>> measures["bm25"], measures["mean_reward"], measures["unsteadiness"]
+        (0.75, 0.25, 0.5)
     """
     found = {name: float(exam["exact_match"]) for name, exam in exams.items()}
     rewards = [float(row["rollout/reward"]) for row in updates]
@@ -74,9 +77,11 @@ def measure_all(
     steps = [abs(later - earlier) for earlier, later in pairwise(rewards)]
     late = steps[len(steps) // 2 :]
     searches = [float(row["rollout/searches"]) for row in updates[-_LAST:]]
+    rollouts = [float(row.get("rollout/num_rollouts", 1)) for row in updates]
     return {
         **found,
         MEAN_REWARD: math.fsum(rewards) / len(rewards),
         UNSTEADINESS: math.fsum(late) / len(late),
         LAST_SEARCHES: math.fsum(searches) / len(searches),
+        ROLLOUTS: math.fsum(rollouts) / len(rollouts),
     }

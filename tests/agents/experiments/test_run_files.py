@@ -36,7 +36,7 @@ def write(folder: Path, **changes: Any) -> Path:
 
 def test_finished_run_is_read_back(tmp_path: Path) -> None:
     found = read_run(write(tmp_path), run_identity(RUN, SHARED, "s"))
-    scores = {"mean_reward": 0.5, "unsteadiness": 0.5, "last_searches": 2.0}
+    scores = {"mean_reward": 0.5, "unsteadiness": 0.5, "last_searches": 2.0, "rollouts": 1.0}
     assert found == FinishedRun(
         "small", 3, {"bm25": 0.5, "noisy": 0.25, **scores}, 12.5, tuple(UPDATES)
     )
