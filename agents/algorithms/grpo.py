@@ -41,7 +41,3 @@ class GRPO(Penalised):
         """Return the clipped surrogate plus the KL penalty."""
         log_ratio = view.logprobs - view.old_logprobs
         return self.total(view, *clipped_surrogate(log_ratio, view.advantages, self.clip_range))
-
-
-ALGORITHMS: dict[str, type[GRPO]] = {"grpo": GRPO}
-"""Algorithms by the name that the command line uses."""
