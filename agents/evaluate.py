@@ -13,11 +13,14 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from agents.agent import Agent
+from agents.policies.keyed import KeyedAgent
 from agents.rollout import slot_info
 from zs_env.random import derive
 from zs_env.task.questions import Question
 
 DEFAULT_NUM_ENVS = 256
+
+_SAMPLING = 1  # tells the stream of an episode's sampling from that of its noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,8 @@ def evaluate(
         env_id: A registered text environment.
         env_kwargs: Its constructor's keywords.
         noise: Probability of noisy documents.
-        seed: Key of the noise; a question's noise does not depend on the others.
+        seed: Key of the noise, and of the sampling of an agent that is `KeyedAgent`; both do not
+            depend on what else is asked.
         deterministic: Whether the agent takes its best action rather than a sampled one.
         num_envs: Questions played side by side, at most.
         on_progress: Called with the number of episodes that ended since the last call.
@@ -169,12 +173,19 @@ def evaluate(
         padded = asked + [asked[-1]] * (size - len(asked))
         seeds = [derive(seed, _question_key(question)) for question in padded]
         options = {"question": padded, "noise": noise, "noise_seed": seeds}
-        played = _play(agent, env, padded, options, deterministic)
+        played = _play(_named(agent, seeds), env, padded, options, deterministic)
         records.extend(played[: len(asked)])
         if on_progress:
             on_progress(len(asked))
     env.close()
     return Evaluation(tuple(records))
+
+
+def _named(agent: Agent, seeds: Sequence[int]) -> Agent:
+    """Return `agent`, told which episodes it plays if it can be told."""
+    if not isinstance(agent, KeyedAgent):
+        return agent
+    return agent.keyed([derive(seed, _SAMPLING) for seed in seeds])
 
 
 def _question_key(question: Question) -> int:

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from agents.agent import Agent
 from agents.evaluate import evaluate
-from agents.policies.agent import PolicyAgent
 from agents.policies.causal_lm import CausalLMPolicy
+from agents.policies.keyed import KeyedPolicyAgent
 from agents.tuning.build import SIMULATORS
 from agents.tuning.control import CONTROL_FILE, Control
 from agents.tuning.figures import plot_calibration, plot_report
@@ -63,11 +64,13 @@ class Setting:
     engine: str
     noise: float = 0.0
     hard: bool = False
+    sampled: bool = False
 
 
 SETTINGS: Final = (
     Setting("simulator, p = 0", "simulator"),
     Setting("simulator, p = 0.5", "simulator", noise=0.5),
+    Setting("simulator, p = 0.5, sampled", "simulator", noise=0.5, sampled=True),
     Setting("BM25", "bm25"),
     Setting("world, p = 0", "world"),
     Setting("hard set, simulator", "simulator", hard=True),
@@ -110,15 +113,21 @@ def _simulator(folder: Path) -> SimulatedSearchEngine:
 
 
 def measure_policy(folder: Path, simulator: SearchEngine) -> dict[str, Any]:
-    """Play all test questions greedily in every setting; return a summary for each."""
-    agent = PolicyAgent(CausalLMPolicy.load(folder), STOPS)
+    """Play all test questions in every setting; return a summary for each."""
+    agent = KeyedPolicyAgent(CausalLMPolicy.load(folder), STOPS)
     return {setting.name: _summary(agent, setting, simulator) for setting in SETTINGS}
 
 
-def _summary(agent: PolicyAgent, setting: Setting, simulator: SearchEngine) -> dict[str, Any]:
+def _summary(agent: Agent, setting: Setting, simulator: SearchEngine) -> dict[str, Any]:
     engine = simulator if setting.engine == "simulator" else setting.engine
     questions = default_world().questions("test", hard=setting.hard)
-    found = evaluate(agent, questions, env_kwargs={"engine": engine}, noise=setting.noise)
+    found = evaluate(
+        agent,
+        questions,
+        env_kwargs={"engine": engine},
+        noise=setting.noise,
+        deterministic=not setting.sampled,
+    )
     return found.summary()
 
 
@@ -347,7 +356,7 @@ def _policy_parts(folder: Path, metrics: Mapping[str, Any]) -> Iterator[str]:
     yield "Measured by `zerosearch models measure --models DIR` (95 % Wilson intervals)."
     yield table(
         (
-            "greedy, test split",
+            "test split, greedy unless sampled",
             "exact match",
             "F1",
             "searches",

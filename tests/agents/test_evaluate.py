@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from agents.evaluate import EpisodeRecord, Evaluation, evaluate, wilson_interval
 from agents.policies.agent import PolicyAgent
+from agents.policies.keyed import KeyedPolicyAgent
 from zs_env.search.world import WorldSearchEngine
 from zs_env.task.actions import STOPS
 from zs_env.task.miniwiki import RELATIONS, default_world
@@ -52,6 +53,22 @@ class OracleAgent:
         fact = plan.facts[done]
         query = RELATIONS[fact.relation].queries[0].format(s=fact.subject)
         return f"<search>{query}</search>"
+
+
+class SpyAgent:
+    """Keeps the actions of a keyed agent."""
+
+    def __init__(self, agent):
+        self.agent, self.actions = agent, []
+
+    def keyed(self, keys):
+        self.agent = self.agent.keyed(keys)
+        return self
+
+    def predict(self, observations, state, episode_start, deterministic=True):
+        actions, state = self.agent.predict(observations, state, episode_start, deterministic)
+        self.actions.append(actions)
+        return actions, state
 
 
 class RecordingEngine(WorldSearchEngine):
@@ -193,6 +210,26 @@ def test_policy_plays_the_same_whatever_is_beside_it(make_policy):
         agent = PolicyAgent(make_policy(), STOPS, max_new_tokens=8)
         results.append(play(agent, QUESTIONS[:5], num_envs=num_envs).records)
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [3, 1, 4, 0, 2]])
+def test_sampling_of_a_question_does_not_depend_on_the_others(make_policy, order):
+    asked = [QUESTIONS[i] for i in order]
+    agent = KeyedPolicyAgent(make_policy(), STOPS, max_new_tokens=8)
+    together = play(agent, QUESTIONS[:5], deterministic=False).records
+    found = play(agent, asked, num_envs=2, deterministic=False).records
+    assert [found[order.index(i)] for i in range(5)] == list(together)
+
+
+def test_sampling_depends_on_the_seed_and_on_the_question(make_policy):
+    agent = KeyedPolicyAgent(make_policy(), STOPS, max_new_tokens=8)
+    written = []
+    for seed in (1, 1, 2):
+        spy = SpyAgent(agent)
+        play(spy, QUESTIONS[:3], seed=seed, deterministic=False)
+        written.append(spy.actions[0])
+    assert written[0] == written[1] != written[2]
+    assert len(set(written[0])) == 3
 
 
 def test_questions_of_ones_own_are_asked():
