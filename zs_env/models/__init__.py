@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-SIMULATORS: Final = ("simulator-tiny", "simulator", "simulator-medium")
+SIMULATORS: Final = ("simulator", "simulator-tiny", "simulator-medium")
 MODELS: Final = (*SIMULATORS, "base", "skill")
 
 
