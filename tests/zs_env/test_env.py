@@ -384,7 +384,7 @@ def test_wrong_reset_option_is_refused_and_changes_nothing(options, message):
         ({"questions": [QUESTIONS[0]] * 2}, r"`questions` must have distinct ids, got 'q0' twice"),
         ({"questions": [{"question": "x", "answers": []}]}, r"`answers` of a question must be"),
         ({"questions": [{"answers": ["x"]}]}, r"`question` of a question must be a text"),
-        ({"engine": "google"}, r"`engine` must be simulator, world, .* or .*, got 'google'"),
+        ({"engine": "google"}, r"`engine` must be simulator, .*world, .* or .*, got 'google'"),
         ({"split": "dev"}, r"`split` must be one of train, validation, test, got 'dev'"),
         ({"top_k": 0}, r"`top_k` must be an integer of at least 1, got 0"),
         ({"max_turns": 0}, r"`max_turns` must be an integer of at least 1, got 0"),
