@@ -18,6 +18,7 @@ import ssl
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Generic, TypeVar
@@ -209,6 +210,7 @@ class _Connections(Generic[P]):
 
     def __init__(self, settings: _Settings[P], key: str) -> None:
         self._settings, self._key = settings, key
+        self._key_query = settings.api_key.query(key) if settings.api_key else ""
         self._limits = limits = settings.limits
         self._pool = Pool[P](settings.urls)
         self._slots = asyncio.Semaphore(limits.max_concurrency)
@@ -313,29 +315,21 @@ class _Connections(Generic[P]):
         Raises:
             TryError: If there is no whole reply in time, or it is too long.
         """
+        is_final = False
         try:
-            address, extensions = self._address(url)
-            async with (
-                asyncio.timeout(timeout),
-                self._http.stream(
-                    method, address, content=content, extensions=extensions
-                ) as response,
-            ):
-                return response, await self._read_body(response)
+            request = self._http.build_request(method, url, content=content)
+            request.url = _KeyedURL(request.url, self._key_query)
+            async with asyncio.timeout(timeout):
+                response = await self._http.send(request, stream=True)
+                async with aclosing(response):
+                    return response, await self._read_body(response)
         except TimeoutError:
             reason = f"no whole reply within {timeout:g} s"
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except (httpx.HTTPError, OSError) as error:
             reason = f"{type(error).__name__}: {error}"
-        raise TryError(reason)
-
-    def _address(self, url: str) -> tuple[httpx.URL, dict[str, Any]]:
-        """Return a URL that may be logged, and what makes it the one with the key in its query."""
-        address, api_key = httpx.URL(url), self._settings.api_key
-        query = api_key.query(self._key).encode() if api_key else b""
-        if not query:
-            return address, {}
-        mark = b"&" if address.query else b"?"
-        return address, {"target": address.raw_path + mark + query}
+        except (httpx.InvalidURL, UnicodeError) as error:  # no such host can be, and never will
+            reason, is_final = f"{type(error).__name__}: {error}", True
+        raise TryError(reason, is_final=is_final)
 
     async def _read_body(self, response: httpx.Response) -> bytes:
         content = bytearray()
@@ -387,6 +381,24 @@ class _Connections(Generic[P]):
         """Return a text in one short line, without the API key, which a server may repeat."""
         line = " ".join(without_key(text, self._key).split())
         return line if len(line) <= _EXCERPT_LENGTH else f"{line[:_EXCERPT_LENGTH]}…"
+
+
+class _KeyedURL(httpx.URL):
+    """A URL that is sent with a key in its query, and written, as in the library's log, without.
+
+    (The library's own way, the extension `target`, would send path and key to a proxy in the clear
+    in place of the host that it is to connect to.)
+    """
+
+    def __init__(self, url: httpx.URL, key_query: str) -> None:
+        super().__init__(url)
+        mark = "&" if url.query else "?"
+        self._key_part = f"{mark}{key_query}".encode() if key_query else b""
+
+    @property
+    def raw_path(self) -> bytes:
+        """What a request's first line says."""
+        return super().raw_path + self._key_part
 
 
 def _now() -> float:
