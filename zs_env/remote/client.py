@@ -18,6 +18,7 @@ import ssl
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cache
@@ -46,6 +47,7 @@ _KEEP_ALIVE_SECONDS = 2.0
 _RETRIED_STATUSES = frozenset({408, 409, 425, 429})
 _NO_SUCH_PAGE = frozenset({404, 405, 501})
 _EXCERPT_LENGTH = 200
+_READ_LENGTH = 4000  # of what a message may quote a part of
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -100,7 +102,8 @@ class Call(Generic[P, T]):
         body: From what the probe found to the body, or to the query if it is sent with GET; None
             means that nothing has to be asked.
         read: From the same and the reply (None if nothing was asked) to the answer. A reply
-            that makes no sense raises LookupError, TypeError or ValueError and is asked for again.
+            that makes no sense raises ArithmeticError, LookupError, TypeError or ValueError and is
+            asked for again.
     """
 
     path: str
@@ -146,13 +149,18 @@ class RemoteClient(Generic[P]):
         """Return the answer to each call, in order.
 
         Raises:
-            RemoteError: If one was not answered; the others are then given up.
+            RemoteError: If one was not answered, or another thread closed the client meanwhile;
+                the others are then given up.
             ValueError: If the environment variable holds what cannot be an API key.
         """
         if not calls:
             return []
         running = self._start()
-        return running.thread.run(running.connections.answer_all(calls))
+        try:
+            return running.thread.run(running.connections.answer_all(calls))
+        except CancelledError:
+            reason = "the connections were closed meanwhile"
+        raise RemoteError(", ".join(self.base_urls), 0, reason)
 
     def close(self) -> None:
         """Close all connections; a later call opens new ones."""
@@ -229,6 +237,10 @@ class _Connections(Generic[P]):
         )
 
     async def close(self) -> None:
+        """Close all connections, once the calls that were cancelled have let go of them."""
+        self._pool.cancel_checks()
+        if others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
         await self._http.aclose()
 
     async def answer_all(self, calls: Sequence[Call[P, T]]) -> list[T]:
@@ -378,8 +390,14 @@ class _Connections(Generic[P]):
         return limits.backoff(max(progress.num_tries, 1), self._random.random())
 
     def _without_key(self, text: str) -> str:
-        """Return a text in one short line, without the API key, which a server may repeat."""
-        line = " ".join(without_key(text, self._key).split())
+        """Return a text in one short line, without the API key, which a server may repeat.
+
+        What could act on a terminal, or cannot be written, is left out too.
+        """
+        clipped = without_key(text[:_READ_LENGTH], self._key)
+        if len(text) > _READ_LENGTH:
+            clipped = clipped[: -3 * len(self._key) or None]  # it may end with a part of the key
+        line = " ".join("".join(c if c.isprintable() else " " for c in clipped).split())
         return line if len(line) <= _EXCERPT_LENGTH else f"{line[:_EXCERPT_LENGTH]}…"
 
 
@@ -431,15 +449,15 @@ def _read_reply(codec: Codec, response: httpx.Response, content: bytes) -> Any:
     status = response.status_code
     if not 200 <= status < 300:
         raise TryError(
-            f"HTTP {status}: {content[: 20 * _EXCERPT_LENGTH].decode(errors='replace')}",
+            f"HTTP {status}: {content.decode(errors='replace')}",
             is_final=status < 500 and status not in _RETRIED_STATUSES,
             retry_after=retry_after(response.headers.get("Retry-After")),
         )
     try:
         return codec.decode(content)
     except (ValueError, RecursionError):
-        start = content[: 20 * _EXCERPT_LENGTH].decode(errors="replace")
-        raise TryError(f"a reply that is not {codec.name}: {start}") from None
+        said = content.decode(errors="replace")
+        raise TryError(f"a reply that is not {codec.name}: {said}") from None
 
 
 def _understood(read: Callable[[], T]) -> T:
@@ -450,5 +468,5 @@ def _understood(read: Callable[[], T]) -> T:
     """
     try:
         return read()
-    except (LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise TryError(f"a reply that makes no sense: {type(error).__name__}: {error}") from None

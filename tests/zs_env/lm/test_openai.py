@@ -6,6 +6,7 @@ import itertools
 import logging
 import multiprocessing
 import pickle
+import re
 import threading
 import time
 import traceback
@@ -306,6 +307,29 @@ def test_closed_generator_opens_again(make, make_server, expected):
     generator.close()
 
 
+def test_closing_tells_the_threads_that_still_wait(make, make_server):
+    server = make_server(plan=lambda request: ("silent",))
+    generator, failures = make(server), []
+
+    def ask():
+        try:
+            generator.complete(PROMPTS, SEEDS, PARAMS)
+        except LanguageModelError as error:
+            failures.append(str(error))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 10
+    while not server.requests and time.monotonic() < deadline:
+        time.sleep(0.01)
+    while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
+        generator.close()  # again and again, for some may only come now
+        time.sleep(0.01)
+    said = f"the language model at {server.url} did not answer in 0 tries: the connections were"
+    assert [failure.startswith(said) for failure in failures] == [True] * 3
+
+
 def test_forgotten_generator_ends_its_thread(make_server):
     before = threading.active_count()
     server = make_server()
@@ -459,6 +483,16 @@ def test_session_keeps_its_contexts_when_the_server_fails(make, make_server):
     assert server.requests[-1].body["prompt"] == [1, 97, 3]
 
 
+def test_token_ids_that_are_none_are_asked_for_again(make, make_server, misbehaving):
+    content = (
+        b'{"choices": [{"text": "a", "finish_reason": "stop", "token_ids": [1e999],'
+        b' "logprobs": {"token_logprobs": [0]}}]}'
+    )
+    server = make_server(plan=misbehaving.fail_first(1, "garbage", content), text=lambda _: "a")
+    [completion] = make(server).complete_tokens([[1]], [0], SamplingParams(8, 1.0))
+    assert completion.token_ids == [97]
+
+
 def test_tokens_need_a_server_that_gives_them(make, make_server):
     with pytest.raises(LanguageModelError, match="does not take and return token ids"):
         make(make_server(owner="someone")).complete_tokens([[1]], [0], SamplingParams(8, 1.0))
@@ -496,6 +530,7 @@ def everything_said(error):
         ("status", 401, f"wrong key {KEY}"),
         ("status", 500, f"{'x' * 190}{KEY}"),
         ("garbage", f"key {KEY}".encode()),
+        ("garbage", f"{' ' * 3955}{KEY}".encode()),  # cut off in the middle of the key
         ("finished", KEY),
         ("reset",),
     ],
@@ -539,13 +574,39 @@ def test_url_with_a_secret_is_refused_and_not_repeated(url):
     assert KEY not in everything_said(caught.value)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://", "http://h:x/v1"])
+@pytest.mark.parametrize("password", ["pa/ss", "p[ss", "pa\u2100ss"])
+def test_password_that_makes_a_url_unreadable_is_not_repeated_either(password):
+    with pytest.raises(ValueError, match="`base_urls` must be") as caught:
+        OpenAIGenerator(f"http://me:{password}@host/v1")
+    assert not {"pa", "p["} & set(re.findall(r"pa|p\[", str(caught.value).partition("/v1")[2]))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("localhost:8000", "ftp://host/v1", "http://", "http://h:x/v1", "http://a host/v1"),
+        *("http://host/v1\n", "http://h\x00/v1", "http://host/\ud800"),
+    ],
+)
 def test_url_that_is_none_is_refused(url):
     with pytest.raises(ValueError, match="`base_urls` must be like http://host:port/v1"):
         OpenAIGenerator(url)
 
 
 # As a search engine
+
+
+def test_host_that_no_network_can_have_is_told_at_once(make):
+    with closing(OpenAIGenerator("http://xn--/v1", limits=FAST)) as generator:
+        with pytest.raises(LanguageModelError, match="http://xn-- *.* in 1 try: .*IDNA"):
+            generator.complete(["p"], [0], PARAMS)
+
+
+def test_message_cannot_act_on_a_terminal_and_can_be_written(make, make_server):
+    server = make_server(models=("\x1b[2J\u202e", "\ud800"))
+    with pytest.raises(LanguageModelError, match=r"`model` must be given") as caught:
+        make(server).complete(["p"], [0], PARAMS)
+    assert str(caught.value).isprintable()
 
 
 def test_simulator_on_a_server_answers(make, make_server):
