@@ -134,6 +134,9 @@ def read_request(row: Any) -> SearchRequest:
     """
     if not isinstance(row, dict):
         raise ValueError(f"`request` must be an object, got {reprlib.repr(row)}")
+    if not isinstance(row.get("golden_answers", []), list):
+        shown = reprlib.repr(row["golden_answers"])
+        raise ValueError(f"`golden_answers` of `request` must be a list, got {shown}")
     try:
         kind = row["noise_kind"] and NoiseKind(row["noise_kind"])
         fields = row | {"golden_answers": tuple(row["golden_answers"]), "noise_kind": kind}
