@@ -377,7 +377,8 @@ class _Connections(Generic[P]):
         """
         now, limits = _now(), self._limits
         if failure.is_final or progress.num_tries >= limits.max_tries:
-            raise RemoteError(self._pool.urls, progress.num_tries, progress.reason)
+            status = failure.status if failure.is_final else 0
+            raise RemoteError(self._pool.urls, progress.num_tries, progress.reason, status)
         closed = self._pool.opens_in(now)
         if closed and now + closed > progress.deadline:
             reason = progress.reason or failure.reason
@@ -452,6 +453,7 @@ def _read_reply(codec: Codec, response: httpx.Response, content: bytes) -> Any:
             f"HTTP {status}: {content.decode(errors='replace')}",
             is_final=status < 500 and status not in _RETRIED_STATUSES,
             retry_after=retry_after(response.headers.get("Retry-After")),
+            status=status,
         )
     try:
         return codec.decode(content)

@@ -17,12 +17,18 @@ from dataclasses import replace
 
 import pytest
 
-from zs_env.lm.generator import FinishReason, LanguageModelError, SamplingParams
+from zs_env.lm.generator import (
+    FinishReason,
+    LanguageModelError,
+    PromptTooLongError,
+    SamplingParams,
+)
 from zs_env.lm.openai import API_KEY_VARIABLE, OpenAIGenerator
 from zs_env.remote.limits import Limits
 from zs_env.search.engine import Document, SearchEngineError, SearchRequest
 from zs_env.search.registry import make_engine
 from zs_env.search.simulator import SimulatedSearchEngine
+from zs_env.serve.batcher import Batcher, BatchLimits, is_unanswerable
 from zs_env.vector_env import ZeroSearchVectorEnv
 
 # Short pauses, but time-outs that a busy machine does not reach by itself.
@@ -136,6 +142,33 @@ def test_refused_request_is_not_tried_again(code, make, make_server):
     with pytest.raises(LanguageModelError, match=rf"{server.url}.*1 try.*HTTP {code}.*too long"):
         make(server).complete(["only one"], [0], PARAMS)
     assert tries(server) == {"only one": 1}
+
+
+TOO_LONG = {
+    "vllm": "This model's maximum context length is 64 tokens. However, your prompt contains at "
+    "least 65 input tokens, which exceeds this limit even without any output tokens.",
+    "sglang": "The input (61709 tokens) is longer than the model's context length (40960 tokens).",
+    "llama.cpp": "request (4390 tokens) exceeds the available context size (4096 tokens), try "
+    "increasing it",
+    "tgi": "Input validation error: `inputs` must have less than 1024 tokens. Given: 1999",
+}
+
+
+@pytest.mark.parametrize("said", TOO_LONG.values(), ids=TOO_LONG)
+@pytest.mark.parametrize("code", [400, 422])
+def test_prompt_that_a_server_finds_too_long_is_told_from_a_server_that_fails(
+    code, said, make, make_server
+):
+    server = make_server(plan=lambda request: ("status", code, said))
+    with pytest.raises(
+        PromptTooLongError, match=rf"{server.url} did not answer in 1 try"
+    ) as caught:
+        make(server).complete(["only one"], [0], PARAMS)
+    assert isinstance(caught.value, ValueError)
+    server.script.plan = lambda request: ("status", 401, said)
+    with pytest.raises(LanguageModelError) as caught:
+        make(server).complete(["only one"], [0], PARAMS)
+    assert not isinstance(caught.value, ValueError)
 
 
 def test_fault_that_stays_ends_after_the_last_try(make, make_server):
@@ -470,6 +503,12 @@ def test_full_context_gives_an_empty_completion_without_asking(make, make_server
     assert [request.body["prompt"] for request in server.requests] == [[2, 2, 2]]
 
 
+def test_no_more_is_asked_for_than_there_is_room_for(make, make_server):
+    server = make_server(max_context=10)
+    make(server).complete_tokens([[1] * 7, [2] * 2], [0, 1], SamplingParams(8, 1.0))
+    assert sorted(request.body["max_tokens"] for request in server.requests) == [3, 8]
+
+
 def test_session_keeps_its_contexts_when_the_server_fails(make, make_server):
     server = make_server(text=lambda body: "a")
     session = make(server).session(1)
@@ -625,6 +664,23 @@ def test_simulator_never_makes_a_document_of_an_error(fault, make, make_server):
     with pytest.raises(SearchEngineError, match=rf"the simulator failed: .*{server.url}") as caught:
         engine.search([SearchRequest("q")])
     assert isinstance(caught.value.__cause__, LanguageModelError)
+
+
+def test_neighbours_of_a_prompt_that_is_too_long_for_the_server_are_answered(make, make_server):
+    too_long = ("status", 400, TOO_LONG["vllm"])
+    server = make_server(
+        plan=lambda request: too_long if "seven" in request.prompt else ("well",),
+        text=lambda body: f"Doc 1: {body['seed']}",
+    )
+    batcher = Batcher(SimulatedSearchEngine(make(server)).search, BatchLimits(max_wait=0.2))
+    queries = [f"{number} seven" if number == 7 else str(number) for number in range(16)]
+    futures = batcher.submit([SearchRequest(q, seed=i) for i, q in enumerate(queries)])
+    error = futures.pop(7).exception(30)
+    found = [future.result(30)[0].text for future in futures]
+    batcher.close()
+    assert found == [str(number) for number in range(16) if number != 7]
+    assert is_unanswerable(error)
+    assert re.match("the simulator cannot be asked: .*HTTP 400.*maximum context length", str(error))
 
 
 def test_engine_named_by_urls_asks_both_servers(make_server, monkeypatch):
