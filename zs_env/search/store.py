@@ -413,7 +413,10 @@ class ReplyStore:
         if self.read_only and not self.path.is_file():
             raise FileNotFoundError(f"there is no cache at {self.path}")
         if not self.read_only:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise CacheError(f"the cache {self.path} cannot be made: {error}") from error
         return sqlite3.connect(
             f"{self.path.as_uri()}?{self._access()}",
             timeout=BUSY_SECONDS,
