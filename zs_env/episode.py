@@ -229,6 +229,8 @@ class Episode:
         seed = self._draws.derive(draw + _REQUEST_SEED)
         kind = self._noise_kind(seed) if noisy else None
         question = self.question
+        # JSON may escape half of a surrogate pair, which no tokenizer takes and no file holds.
+        query = query.encode("utf-8", "replace").decode()
         # In the order of its fields: keywords cost a third more.
         return SearchRequest(
             query, question.text, question.golden_answers, noisy, seed, self.rules.top_k, kind

@@ -37,6 +37,7 @@ from zs_env.search.store import (
 CacheArgument = Annotated[Positional[Path], arg(metavar="FILE", help="The file of replies.")]
 
 _DIGITS: Final = 12  # of an engine's digest: enough to tell engines apart
+_LAST_SECOND: Final = 253_402_300_799  # of the year 9999: dates go no further
 _BATCH: Final = 1000  # replies a transaction, so that others who write wait for moments only
 
 
@@ -88,7 +89,8 @@ class Export:
 class Import:
     """Add the replies of an export to a file of replies, which is made if need be.
 
-    Nothing is added if a line is wrong. Replies that are there already stay as they are.
+    Nothing is added if a line is wrong, which takes reading the file twice. Replies that are there
+    already stay as they are.
     """
 
     file: CacheArgument
@@ -101,6 +103,8 @@ class Import:
 
         with usage_errors():
             check_file(self.file, "file")
+            if self.input.exists() and not self.input.is_file():
+                raise ValueError(f"`input` must be a file, got {str(self.input)!r}")
             store = ReplyStore(self.file)
             store.check()
             try:
@@ -137,6 +141,8 @@ def from_json(row: Mapping[str, Any]) -> tuple[Source, Reply]:
     created = take(row, "created", int)
     if created < 0:
         raise ValueError(f"`created` must be at least 0, got {created!r}")
+    if created > _LAST_SECOND:
+        raise ValueError(f"`created` must be at most {_LAST_SECOND}, got {created!r:.80}")
     request = read_request(take(row, "request", dict))
     documents = read_documents(take(row, "documents", list))
     description = canonical(take(row, "engine", dict))

@@ -15,6 +15,7 @@ from agents.cli.checks import check_at_least, check_file
 from agents.cli.objects import load_object
 from zs_env.random import derive
 from zs_env.search.engine import SearchEngine
+from zs_env.search.names import without_userinfo
 from zs_env.search.registry import ENGINES, make_engine, names_engine
 from zs_env.settings import Settings
 from zs_env.task.question_sets import NAMES, QuestionSet
@@ -126,9 +127,10 @@ def load_engine(name: str) -> SearchEngine:
     """
     if names_engine(name):
         return make_engine(name)
-    if ":" not in name:
+    if ":" not in name or "//" in name:
         known = ", ".join(ENGINES)
-        raise ValueError(f"`engine` must be {known} or module:attribute, got {name!r}")
+        shown = without_userinfo(repr(name))
+        raise ValueError(f"`engine` must be {known} or module:attribute, got {shown}")
     return make_engine(load_object("engine", name, ("search",)))
 
 

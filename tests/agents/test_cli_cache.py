@@ -144,6 +144,7 @@ WRONG_LINES = {
     "`engine` must be text without lone surrogates": wrong("engine", {"size": "\ud800"}),
     "`names` must be texts, got": wrong("names", [5]),
     "`created` must be at least 0, got -1": wrong("created", -1),
+    "`created` must be at most 253402300799, got 1000": wrong("created", 10**30),
     "`documents` must be objects of texts, got 'text'": wrong("documents", ["text"]),
     "`documents` must be objects of texts, got {'text': 5}": wrong("documents", [{"text": 5}]),
     "`documents` must have the fields of a document": wrong("documents", [{"texts": ""}]),
@@ -155,6 +156,9 @@ WRONG_LINES = {
     "`noisy` of `request` must be bool, got 1": wrong_request("noisy", 1),
     "`query` of `request` must be str, got 5": wrong_request("query", 5),
     "`golden_answers` of `request` must be texts, got 5": wrong_request("golden_answers", [5]),
+    "`golden_answers` of `request` must be a list, got 'Ada'": wrong_request(
+        "golden_answers", "Ada"
+    ),
     "`request` must be text without lone surrogates": wrong_request("query", "\ud800"),
 }
 
@@ -184,6 +188,7 @@ MISTAKES = {
     "import new.sqlite --input none.jsonl": "No such file",
     "import new.sqlite --input cache.sqlite": "cache.sqlite:1: ",
     "import new.sqlite --input out.txt": "out.txt:1: ",
+    "import new.sqlite --input /dev/null": "`input` must be a file, got '/dev/null'",
     "import new.sqlite": "--input",
     "": "Expected one of",
 }

@@ -108,6 +108,7 @@ def test_shipped_simulator_writes_documents(capsys: pytest.CaptureFixture[str]) 
     ("line", "message"),
     [
         ("q --engine google", "`engine` must be simulator, .*, got 'google'"),
+        ("q --engine a:http://me:se/cret@h/r", "`engine` must be .*, got 'a:http://…@h/r'"),
         ("q --kind loud", "`kind` must be one of irrelevant, .*, empty, got 'loud'"),
         ("q --top-k 0", "`top_k` must be at least 1, got 0"),
         ("q --seed -1", "`seed` must be at least 0, got -1"),

@@ -153,6 +153,15 @@ def test_long_actions_are_read_up_to_the_limit_and_no_further(piece, size):
     assert ("at most 8192 are read" in observation) == (size > 8192)
 
 
+@pytest.mark.parametrize("engine", ["simulator", "bm25", "cached:{}#world"])
+def test_half_a_surrogate_pair_is_searched_for_as_any_text(engine, tmp_path):
+    env = make(engine.format(tmp_path / "cache.sqlite"))
+    env.reset(seed=0)
+    *_, info = env.step("<search>the last \ud83d word</search>")
+    assert info["query"] == "the last \ud83d word"
+    assert info["num_searches"] == 1
+
+
 @pytest.mark.parametrize("evil", EVIL)
 def test_hostile_engine_earns_the_agent_nothing(evil):
     """Fault 4 and worse: what a document says is neither scored nor obeyed."""

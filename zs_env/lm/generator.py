@@ -17,6 +17,10 @@ class LanguageModelError(RuntimeError):
     """A language model could not answer; the message names it, how often it was tried, and why."""
 
 
+class PromptTooLongError(LanguageModelError, ValueError):
+    """A server says that a prompt does not fit into its model's context: another try is no use."""
+
+
 class FinishReason(StrEnum):
     """Why a completion ended."""
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -21,6 +23,7 @@ from zs_env.lm.generator import (
     Completion,
     FinishReason,
     LanguageModelError,
+    PromptTooLongError,
     SamplingParams,
 )
 from zs_env.lm.transcripts import TranscriptSession
@@ -35,6 +38,14 @@ API_KEY_VARIABLE: Final = "ZS_API_KEY"
 
 # An aborted request or a content filter ends a text that the model did not end.
 _FINISHED: Final = frozenset({"stop", "length"})
+
+_REFUSED: Final = frozenset({400, 413, 422})
+# As OpenAI and vLLM, SGLang, llama.cpp and text-generation-inference say it.
+_TOO_LONG: Final = re.compile(
+    r"maximum (?:context|model) length|longer than the (?:model's|maximum)"
+    r"|exceeds? the available context|must have less than \d+ tokens|\btoo long\b",
+    re.IGNORECASE,
+)
 
 
 class OpenAIGenerator:
@@ -133,6 +144,7 @@ class OpenAIGenerator:
 
         Raises:
             LanguageModelError: If a server does not answer within the limits, or refuses.
+            PromptTooLongError: If it refuses because a prompt does not fit into the context.
         """
         return self._ask(
             [
@@ -186,7 +198,8 @@ class OpenAIGenerator:
         try:
             return self._client.call_all(calls)
         except RemoteError as error:
-            raise LanguageModelError(f"the language model at {error}") from error
+            kind = PromptTooLongError if _is_too_long(error) else LanguageModelError
+            raise kind(f"the language model at {error}") from error
 
     def _text_call(
         self, prompt: str | Chat, seed: int, params: SamplingParams
@@ -207,6 +220,9 @@ class OpenAIGenerator:
         if facts.max_context is not None and len(ids) >= facts.max_context:
             return None
         tokens = {"prompt": list(ids), "return_token_ids": True, "logprobs": 0}
+        if facts.max_context is not None:  # older servers refuse more than there is room for
+            room = facts.max_context - len(ids)
+            params = replace(params, max_new_tokens=min(params.max_new_tokens, room))
         return self._body(tokens, seed, params, facts)
 
     def _body(
@@ -254,6 +270,11 @@ def _read_tokens(facts: ServerFacts, reply: Any) -> Completion:
         str(choice["text"]),
         _finish_reason(choice),
     )
+
+
+def _is_too_long(error: RemoteError) -> bool:
+    """Return whether a server refused a prompt for its length; there is no standard for that."""
+    return error.status in _REFUSED and _TOO_LONG.search(error.reason) is not None
 
 
 def _only_choice(reply: Any) -> Any:

@@ -18,6 +18,8 @@ import ssl
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Generic, TypeVar
@@ -45,6 +47,7 @@ _KEEP_ALIVE_SECONDS = 2.0
 _RETRIED_STATUSES = frozenset({408, 409, 425, 429})
 _NO_SUCH_PAGE = frozenset({404, 405, 501})
 _EXCERPT_LENGTH = 200
+_READ_LENGTH = 4000  # of what a message may quote a part of
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -99,7 +102,8 @@ class Call(Generic[P, T]):
         body: From what the probe found to the body, or to the query if it is sent with GET; None
             means that nothing has to be asked.
         read: From the same and the reply (None if nothing was asked) to the answer. A reply
-            that makes no sense raises LookupError, TypeError or ValueError and is asked for again.
+            that makes no sense raises ArithmeticError, LookupError, TypeError or ValueError and is
+            asked for again.
     """
 
     path: str
@@ -145,13 +149,18 @@ class RemoteClient(Generic[P]):
         """Return the answer to each call, in order.
 
         Raises:
-            RemoteError: If one was not answered; the others are then given up.
+            RemoteError: If one was not answered, or another thread closed the client meanwhile;
+                the others are then given up.
             ValueError: If the environment variable holds what cannot be an API key.
         """
         if not calls:
             return []
         running = self._start()
-        return running.thread.run(running.connections.answer_all(calls))
+        try:
+            return running.thread.run(running.connections.answer_all(calls))
+        except CancelledError:
+            reason = "the connections were closed meanwhile"
+        raise RemoteError(", ".join(self.base_urls), 0, reason)
 
     def close(self) -> None:
         """Close all connections; a later call opens new ones."""
@@ -209,6 +218,7 @@ class _Connections(Generic[P]):
 
     def __init__(self, settings: _Settings[P], key: str) -> None:
         self._settings, self._key = settings, key
+        self._key_query = settings.api_key.query(key) if settings.api_key else ""
         self._limits = limits = settings.limits
         self._pool = Pool[P](settings.urls)
         self._slots = asyncio.Semaphore(limits.max_concurrency)
@@ -227,6 +237,10 @@ class _Connections(Generic[P]):
         )
 
     async def close(self) -> None:
+        """Close all connections, once the calls that were cancelled have let go of them."""
+        self._pool.cancel_checks()
+        if others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
         await self._http.aclose()
 
     async def answer_all(self, calls: Sequence[Call[P, T]]) -> list[T]:
@@ -313,29 +327,21 @@ class _Connections(Generic[P]):
         Raises:
             TryError: If there is no whole reply in time, or it is too long.
         """
+        is_final = False
         try:
-            address, extensions = self._address(url)
-            async with (
-                asyncio.timeout(timeout),
-                self._http.stream(
-                    method, address, content=content, extensions=extensions
-                ) as response,
-            ):
-                return response, await self._read_body(response)
+            request = self._http.build_request(method, url, content=content)
+            request.url = _KeyedURL(request.url, self._key_query)
+            async with asyncio.timeout(timeout):
+                response = await self._http.send(request, stream=True)
+                async with aclosing(response):
+                    return response, await self._read_body(response)
         except TimeoutError:
             reason = f"no whole reply within {timeout:g} s"
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except (httpx.HTTPError, OSError) as error:
             reason = f"{type(error).__name__}: {error}"
-        raise TryError(reason)
-
-    def _address(self, url: str) -> tuple[httpx.URL, dict[str, Any]]:
-        """Return a URL that may be logged, and what makes it the one with the key in its query."""
-        address, api_key = httpx.URL(url), self._settings.api_key
-        query = api_key.query(self._key).encode() if api_key else b""
-        if not query:
-            return address, {}
-        mark = b"&" if address.query else b"?"
-        return address, {"target": address.raw_path + mark + query}
+        except (httpx.InvalidURL, UnicodeError) as error:  # no such host can be, and never will
+            reason, is_final = f"{type(error).__name__}: {error}", True
+        raise TryError(reason, is_final=is_final)
 
     async def _read_body(self, response: httpx.Response) -> bytes:
         content = bytearray()
@@ -371,7 +377,8 @@ class _Connections(Generic[P]):
         """
         now, limits = _now(), self._limits
         if failure.is_final or progress.num_tries >= limits.max_tries:
-            raise RemoteError(self._pool.urls, progress.num_tries, progress.reason)
+            status = failure.status if failure.is_final else 0
+            raise RemoteError(self._pool.urls, progress.num_tries, progress.reason, status)
         closed = self._pool.opens_in(now)
         if closed and now + closed > progress.deadline:
             reason = progress.reason or failure.reason
@@ -384,9 +391,33 @@ class _Connections(Generic[P]):
         return limits.backoff(max(progress.num_tries, 1), self._random.random())
 
     def _without_key(self, text: str) -> str:
-        """Return a text in one short line, without the API key, which a server may repeat."""
-        line = " ".join(without_key(text, self._key).split())
+        """Return a text in one short line, without the API key, which a server may repeat.
+
+        What could act on a terminal, or cannot be written, is left out too.
+        """
+        clipped = without_key(text[:_READ_LENGTH], self._key)
+        if len(text) > _READ_LENGTH:
+            clipped = clipped[: -3 * len(self._key) or None]  # it may end with a part of the key
+        line = " ".join("".join(c if c.isprintable() else " " for c in clipped).split())
         return line if len(line) <= _EXCERPT_LENGTH else f"{line[:_EXCERPT_LENGTH]}…"
+
+
+class _KeyedURL(httpx.URL):
+    """A URL that is sent with a key in its query, and written, as in the library's log, without.
+
+    (The library's own way, the extension `target`, would send path and key to a proxy in the clear
+    in place of the host that it is to connect to.)
+    """
+
+    def __init__(self, url: httpx.URL, key_query: str) -> None:
+        super().__init__(url)
+        mark = "&" if url.query else "?"
+        self._key_part = f"{mark}{key_query}".encode() if key_query else b""
+
+    @property
+    def raw_path(self) -> bytes:
+        """What a request's first line says."""
+        return super().raw_path + self._key_part
 
 
 def _now() -> float:
@@ -419,15 +450,16 @@ def _read_reply(codec: Codec, response: httpx.Response, content: bytes) -> Any:
     status = response.status_code
     if not 200 <= status < 300:
         raise TryError(
-            f"HTTP {status}: {content[: 20 * _EXCERPT_LENGTH].decode(errors='replace')}",
+            f"HTTP {status}: {content.decode(errors='replace')}",
             is_final=status < 500 and status not in _RETRIED_STATUSES,
             retry_after=retry_after(response.headers.get("Retry-After")),
+            status=status,
         )
     try:
         return codec.decode(content)
     except (ValueError, RecursionError):
-        start = content[: 20 * _EXCERPT_LENGTH].decode(errors="replace")
-        raise TryError(f"a reply that is not {codec.name}: {start}") from None
+        said = content.decode(errors="replace")
+        raise TryError(f"a reply that is not {codec.name}: {said}") from None
 
 
 def _understood(read: Callable[[], T]) -> T:
@@ -438,5 +470,5 @@ def _understood(read: Callable[[], T]) -> T:
     """
     try:
         return read()
-    except (LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise TryError(f"a reply that makes no sense: {type(error).__name__}: {error}") from None

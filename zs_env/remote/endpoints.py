@@ -39,12 +39,18 @@ def _check_base_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except ValueError as error:
-        raise ValueError(f"{wanted}: {error}") from None
+    except ValueError:
+        # Neither the URL nor the reason is repeated: what is left out below may be a secret, and a
+        # password with a slash in it is taken for a port.
+        raise ValueError(f"{wanted}, got one that cannot be read") from None
     if "@" in parts.netloc or parts.query or parts.fragment:
-        # The URL is not repeated: whatever is left out here may be a secret.
         raise ValueError(f"{wanted}, without user, password, query or fragment")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or not url.isprintable()
+        or " " in parts.netloc
+    ):
         raise ValueError(f"{wanted}, got {url!r}")
     return url.rstrip("/")
 
@@ -101,6 +107,12 @@ class Pool(Generic[P]):
             if endpoint.is_healthy(now):
                 return endpoint
         return min(self._endpoints, key=lambda e: (max(e.closed_until, now), e.rests_until))
+
+    def cancel_checks(self) -> None:
+        """Cancel all health checks."""
+        for endpoint in self._endpoints:
+            if endpoint.check is not None:
+                endpoint.check.cancel()
 
     def has_healthy(self, now: float) -> bool:
         """Return whether any server is healthy."""

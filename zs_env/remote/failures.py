@@ -10,11 +10,12 @@ class RemoteError(RuntimeError):
         url: Who was asked: one base URL, or several with commas between them.
         num_tries: How often.
         reason: What went wrong, the last time.
+        status: HTTP status by which a server refused it; 0 if none did.
     """
 
-    def __init__(self, url: str, num_tries: int, reason: str) -> None:
-        super().__init__(url, num_tries, reason)
-        self.url, self.num_tries, self.reason = url, num_tries, reason
+    def __init__(self, url: str, num_tries: int, reason: str, status: int = 0) -> None:
+        super().__init__(url, num_tries, reason, status)
+        self.url, self.num_tries, self.reason, self.status = url, num_tries, reason, status
 
     def __str__(self) -> str:
         tries = "1 try" if self.num_tries == 1 else f"{self.num_tries} tries"
@@ -28,8 +29,12 @@ class TryError(Exception):
         reason: What went wrong.
         is_final: Whether another try would fail too, as with a request that the server refuses.
         retry_after: Seconds for which the server asked not to be called.
+        status: HTTP status by which the server refused; 0 if it did not.
     """
 
-    def __init__(self, reason: str, *, is_final: bool = False, retry_after: float = 0.0) -> None:
+    def __init__(
+        self, reason: str, *, is_final: bool = False, retry_after: float = 0.0, status: int = 0
+    ) -> None:
         super().__init__(reason)
-        self.reason, self.is_final, self.retry_after = reason, is_final, retry_after
+        self.reason, self.is_final = reason, is_final
+        self.retry_after, self.status = retry_after, status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
@@ -44,6 +45,16 @@ def read_place(text: str) -> Place:
     from zs_env.remote.endpoints import check_base_urls
 
     return Place("", check_base_urls(name.split(",")), model or None, options)
+
+
+def without_userinfo(text: str) -> str:
+    """Return `text` without the users and passwords of URLs in it.
+
+    Example:
+        >>> without_userinfo("retreiver:http://me:secret@host/retrieve")
+        'retreiver:http://…@host/retrieve'
+    """
+    return re.sub(r"//[^\s?#]*@", "//…@", text)
 
 
 def _read_options(query: str) -> dict[str, str]:

@@ -74,10 +74,12 @@ def template_file(prompt: str | Path) -> Path:
 def one_line(text: str) -> str:
     r"""Return `text` with every run of blanks and line breaks as one blank.
 
-    >>> one_line(" a\n b ")
-    'a b'
+    Half of a surrogate pair, which no tokenizer takes, becomes a question mark.
+
+    >>> one_line(" a\n b \ud800")
+    'a b ?'
     """
-    return " ".join(text.split())
+    return " ".join(text.encode("utf-8", "replace").decode().split())
 
 
 def format_documents(texts: Sequence[str]) -> str:

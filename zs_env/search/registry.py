@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 from zs_env.models import SIMULATORS
 from zs_env.search.engine import Document, SearchEngine, SearchEngineError, SearchRequest
-from zs_env.search.names import Place, read_place
+from zs_env.search.names import Place, read_place, without_userinfo
 from zs_env.search.options import (
     BM25,
     DENSE,
@@ -63,33 +63,33 @@ def _check_simulator(place: Place) -> None:
 
 
 def _open_simulator(place: Place) -> SearchEngine:
+    if not place.urls:
+        from zs_env.lm.transformers import TransformersLM
+
+        return _simulate("simulator", TransformersLM.from_pretrained, place)
+    from zs_env.lm.openai import OpenAIGenerator
     from zs_env.search.simulator import SimulatedSearchEngine, read_simulator_options
 
-    arguments = read_simulator_options(place.options)
-    if place.urls:
-        from zs_env.lm.openai import OpenAIGenerator
-
-        return SimulatedSearchEngine(OpenAIGenerator(place.urls, place.model), **arguments)
-    from zs_env.lm.transformers import TransformersLM
-
-    lm = TransformersLM.from_pretrained(place.name)
-    _check_chat(place, lm.has_chat_template)
-    return SimulatedSearchEngine(lm, **arguments)
+    generator = OpenAIGenerator(place.urls, place.model)
+    return SimulatedSearchEngine(generator, **read_simulator_options(place.options))
 
 
 def _open_vllm(place: Place) -> SearchEngine:
     from zs_env.lm.vllm import VLLMGenerator
+
+    return _simulate("vllm", VLLMGenerator.from_pretrained, place)
+
+
+def _simulate(scheme: str, load: Callable[[str], Any], place: Place) -> SearchEngine:
+    """Return a simulator in this process, whose options are read before its model is loaded."""
     from zs_env.search.simulator import SimulatedSearchEngine, read_simulator_options
 
+    model = _only_name(scheme, "a folder or hub id", place)
     arguments = read_simulator_options(place.options)
-    lm = VLLMGenerator.from_pretrained(place.name)
-    _check_chat(place, lm.has_chat_template)
+    lm = load(model)
+    if arguments.get("chat") and not lm.has_chat_template:
+        raise ValueError(f"`chat` must be false for a model without chat template: {model!r}")
     return SimulatedSearchEngine(lm, **arguments)
-
-
-def _check_chat(place: Place, has_chat_template: bool) -> None:
-    if place.options.get("chat") == "true" and not has_chat_template:
-        raise ValueError(f"`chat` must be false for a model without chat template: {place.name!r}")
 
 
 def _open_bm25(place: Place) -> SearchEngine:
@@ -217,7 +217,8 @@ def check_engine(engine: str | SearchEngine) -> None:
         return
     known = ", ".join([*ENGINES, *(f"{scheme}:<place>" for scheme in SCHEMES)])
     error = ValueError if isinstance(engine, str) else TypeError
-    raise error(f"`engine` must be {known} or an object with a search method, got {engine!r}")
+    shown = without_userinfo(repr(engine))  # where the scheme is misspelt, nobody looked at the URL
+    raise error(f"`engine` must be {known} or an object with a search method, got {shown}")
 
 
 def make_engine(engine: str | SearchEngine) -> SearchEngine:

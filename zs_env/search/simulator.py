@@ -1,7 +1,8 @@
 """A language model as the search engine: the world model of ZeroSearch (arXiv 2505.04588).
 
 For every request the model is told the question, its golden answers, the query, and whether
-useful or noisy documents are wanted, and writes the documents. One batch is one call.
+useful or noisy documents are wanted, and writes the documents. Requests of one batch for the same
+number of documents are one call.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zs_env.lm.generator import Chat, LanguageModelError, SamplingParams, TextGenerator
+from zs_env.search.batches import split_by_top_k
 from zs_env.search.description import describe_part, prompt_digest
 from zs_env.search.engine import Document, SearchEngineError, SearchRequest
 from zs_env.search.parsing import parse_documents
@@ -99,11 +101,16 @@ class SimulatedSearchEngine:
         Raises:
             SearchEngineError: As `search`.
         """
-        if not requests:
-            return []
-        tokens = self._max_tokens * max(request.top_k for request in requests)
-        params = SamplingParams(max_new_tokens=tokens, temperature=self._temperature)
+        found: dict[int, str] = {}
+        # Apart, for what is written must not depend on how many documents others want.
+        for batch in reversed(split_by_top_k(requests)):
+            replies = self._complete([requests[place] for place in batch.places], batch.top_k)
+            found |= zip(batch.places, replies, strict=True)
+        return [found[i] for i in range(len(requests))]
+
+    def _complete(self, requests: Sequence[SearchRequest], top_k: int) -> list[str]:
         try:
+            params = SamplingParams(self._max_tokens * top_k, self._temperature)
             prompts = [self._ask(request) for request in requests]
             return self.generator.complete(prompts, [request.seed for request in requests], params)
         except ValueError as error:

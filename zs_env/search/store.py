@@ -12,6 +12,7 @@ import json
 import os
 import reprlib
 import sqlite3
+import sys
 import threading
 import time
 import weakref
@@ -45,8 +46,7 @@ _SCHEMA: Final = (
     " documents TEXT NOT NULL)",
 )
 
-# SQLite forbids a forked process to use, and even to close, what its parent opened.
-_INHERITED: Final[list[sqlite3.Connection]] = []
+_ROWS_A_QUERY: Final = 1000
 
 
 class CacheError(SearchEngineError):
@@ -134,6 +134,9 @@ def read_request(row: Any) -> SearchRequest:
     """
     if not isinstance(row, dict):
         raise ValueError(f"`request` must be an object, got {reprlib.repr(row)}")
+    if not isinstance(row.get("golden_answers", []), list):
+        shown = reprlib.repr(row["golden_answers"])
+        raise ValueError(f"`golden_answers` of `request` must be a list, got {shown}")
     try:
         kind = row["noise_kind"] and NoiseKind(row["noise_kind"])
         fields = row | {"golden_answers": tuple(row["golden_answers"]), "noise_kind": kind}
@@ -205,8 +208,52 @@ def check_text(text: str, name: str) -> str:
 # --- the file -----------------------------------------------------------------------------------
 
 
+class _ForkGate:
+    """Keeps every connection closed while this process forks.
+
+    SQLite notes for the whole process which files it has locked. A fork inherits the notes without
+    the locks, so that whoever closes the file next takes the log away under its hands, with all
+    that it writes from then on. With nothing open there is nothing to inherit.
+    """
+
+    def __init__(self) -> None:
+        self.stores: weakref.WeakSet[ReplyStore] = weakref.WeakSet()
+        self._changed = threading.Condition()
+        self._num_inside, self._is_shut = 0, False
+
+    def __enter__(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_shut)
+            self._num_inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._changed:
+            self._num_inside -= 1
+            self._changed.notify_all()
+
+    def shut(self) -> None:
+        """Let nobody in, wait until nobody is inside, and close all files."""
+        self._changed.acquire()
+        self._changed.wait_for(lambda: not self._is_shut)
+        self._is_shut = True
+        self._changed.wait_for(lambda: not self._num_inside)
+        for store in self.stores:
+            _close_all(store._connections)
+
+    def open(self) -> None:
+        """Let threads in again; called on both sides of a fork by the thread that did it."""
+        self._is_shut = False
+        self._changed.notify_all()
+        self._changed.release()
+
+
+_GATE: Final = _ForkGate()
+if sys.platform != "win32":  # where processes cannot fork
+    os.register_at_fork(before=_GATE.shut, after_in_parent=_GATE.open, after_in_child=_GATE.open)
+
+
 class ReplyStore:
-    """The file. Threads and processes that share one get connections of their own."""
+    """The file. Threads that share one get connections of their own; a fork begins without any."""
 
     def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
         """Set up the store; the file is opened, and made if need be, when it is first used.
@@ -216,9 +263,10 @@ class ReplyStore:
             read_only: Never write, nor make the file.
         """
         self.path, self.read_only = Path(path).absolute(), read_only
-        self._connections: dict[tuple[int, int], sqlite3.Connection] = {}  # by process and thread
+        self._connections: dict[int, sqlite3.Connection] = {}  # by thread
         # At the latest when the program ends: who closes last moves the log into the file.
         weakref.finalize(self, _close_all, self._connections)
+        _GATE.stores.add(self)
 
     def __repr__(self) -> str:
         """Return where the file is."""
@@ -241,7 +289,8 @@ class ReplyStore:
 
     def close(self) -> None:
         """Close the file, which no thread may be using now; a later call opens it again."""
-        _close_all(self._connections)
+        with _GATE:
+            _close_all(self._connections)
 
     def find(self, keys: Collection[bytes]) -> dict[bytes, tuple[Document, ...]]:
         """Return the documents of those keys (see `request_key`) that are there.
@@ -304,25 +353,39 @@ class ReplyStore:
         """
         with self._connected() as connection:
             sources = _sources(connection)
-            # Whose engine came in just now is left for the next time.
-            rows = connection.execute(
-                "SELECT engine, request, documents, created FROM replies"
-                " WHERE engine <= ? ORDER BY rowid",
-                (max(sources, default=0),),
-            )
-            for engine, request, documents, created in rows:
-                yield sources[engine], _read_reply(request, documents, created)
+        # Whose engine comes in from now on is left for the next time.
+        after, newest = -1, max(sources, default=0)
+        while rows := self._rows(after, newest):
+            for _, engine, *reply in rows:
+                with self._named_errors():
+                    found = _read_reply(*reply)
+                yield sources[engine], found
+            after = rows[-1][0]
+
+    def _rows(self, after: int, newest_engine: int) -> list[tuple[Any, ...]]:
+        """Return the next replies behind a row; a caller may fork before it wants others."""
+        with self._connected() as connection:
+            return connection.execute(
+                "SELECT rowid, engine, request, documents, created FROM replies"
+                " WHERE rowid > ? AND engine <= ? ORDER BY rowid LIMIT ?",
+                (after, newest_engine, _ROWS_A_QUERY),
+            ).fetchall()
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection of this thread; whatever SQLite raises then names the file."""
-        try:
+        with _GATE, self._named_errors():
             yield self._connection()
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
         except (sqlite3.Error, ValueError) as error:
             raise CacheError(f"the cache {self.path} cannot be used: {error}") from error
 
     def _connection(self) -> sqlite3.Connection:
-        owner = (os.getpid(), threading.get_ident())
+        owner = threading.get_ident()
         if owner not in self._connections:
             self._connections[owner] = self._open()
         return self._connections[owner]
@@ -350,7 +413,10 @@ class ReplyStore:
         if self.read_only and not self.path.is_file():
             raise FileNotFoundError(f"there is no cache at {self.path}")
         if not self.read_only:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise CacheError(f"the cache {self.path} cannot be made: {error}") from error
         return sqlite3.connect(
             f"{self.path.as_uri()}?{self._access()}",
             timeout=BUSY_SECONDS,
@@ -368,13 +434,9 @@ class ReplyStore:
         return "mode=ro" if log.exists() else "mode=ro&immutable=1"
 
 
-def _close_all(connections: dict[tuple[int, int], sqlite3.Connection]) -> None:
+def _close_all(connections: dict[int, sqlite3.Connection]) -> None:
     for owner in list(connections):
-        connection = connections.pop(owner)
-        if owner[0] == os.getpid():
-            connection.close()
-        else:
-            _INHERITED.append(connection)
+        connections.pop(owner).close()
 
 
 def _restore(path: Path, read_only: bool) -> ReplyStore:

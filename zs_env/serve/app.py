@@ -130,7 +130,8 @@ class RefusalError(Exception):
     def response(self) -> Response:
         """Return what the client gets."""
         where = {} if self.field is None else {"field": self.field}
-        return JSONResponse({"error": self.message, **where}, self.status, self.headers)
+        message = self.message.encode("utf-8", "backslashreplace").decode()
+        return JSONResponse({"error": message, **where}, self.status, self.headers)
 
 
 async def _http_error(http: Request, error: Exception) -> Response:
@@ -232,7 +233,7 @@ class Service:
             raise _unavailable(str(error)) from error
         except asyncio.CancelledError as error:  # it took longer than the server had left to live
             raise _unavailable("the server is shutting down") from error
-        except Exception as error:  # a mistake in the engine, which the batcher has logged
+        except (Exception, SystemExit) as error:  # a mistake in the engine; the batcher logged it
             raise _unavailable(f"the search engine failed: {type(error).__name__}") from error
 
 

@@ -114,8 +114,10 @@ def test_chat_that_the_template_refuses_cannot_be_asked(model, chat_tokenizer):
 
 
 def replies(lm, texts, tokens, temperature):
-    params = SamplingParams(tokens * max(request.top_k for request in REQUESTS), temperature)
-    return lm.complete(texts, [request.seed for request in REQUESTS], params)
+    return [
+        lm.complete([text], [request.seed], SamplingParams(tokens * request.top_k, temperature))[0]
+        for text, request in zip(texts, REQUESTS, strict=True)
+    ]
 
 
 @pytest.fixture
@@ -208,7 +210,7 @@ def test_server_is_sent_a_chat_and_applies_the_template_itself(ask):
         user = load_prompt("prompted")(asked).user
         assert request.body["messages"] == [{"role": "user", "content": user}]
         assert "prompt" not in request.body
-        assert request.body["max_tokens"] == 3 * 40
+        assert request.body["max_tokens"] == asked.top_k * 40
         assert request.body["temperature"] == 0.7
         assert request.body["seed"] == asked.seed
     assert "Ada | A. L." in json.dumps(arrived[0].body)

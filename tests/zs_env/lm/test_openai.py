@@ -6,6 +6,7 @@ import itertools
 import logging
 import multiprocessing
 import pickle
+import re
 import threading
 import time
 import traceback
@@ -16,12 +17,18 @@ from dataclasses import replace
 
 import pytest
 
-from zs_env.lm.generator import FinishReason, LanguageModelError, SamplingParams
+from zs_env.lm.generator import (
+    FinishReason,
+    LanguageModelError,
+    PromptTooLongError,
+    SamplingParams,
+)
 from zs_env.lm.openai import API_KEY_VARIABLE, OpenAIGenerator
 from zs_env.remote.limits import Limits
 from zs_env.search.engine import Document, SearchEngineError, SearchRequest
 from zs_env.search.registry import make_engine
 from zs_env.search.simulator import SimulatedSearchEngine
+from zs_env.serve.batcher import Batcher, BatchLimits, is_unanswerable
 from zs_env.vector_env import ZeroSearchVectorEnv
 
 # Short pauses, but time-outs that a busy machine does not reach by itself.
@@ -135,6 +142,33 @@ def test_refused_request_is_not_tried_again(code, make, make_server):
     with pytest.raises(LanguageModelError, match=rf"{server.url}.*1 try.*HTTP {code}.*too long"):
         make(server).complete(["only one"], [0], PARAMS)
     assert tries(server) == {"only one": 1}
+
+
+TOO_LONG = {
+    "vllm": "This model's maximum context length is 64 tokens. However, your prompt contains at "
+    "least 65 input tokens, which exceeds this limit even without any output tokens.",
+    "sglang": "The input (61709 tokens) is longer than the model's context length (40960 tokens).",
+    "llama.cpp": "request (4390 tokens) exceeds the available context size (4096 tokens), try "
+    "increasing it",
+    "tgi": "Input validation error: `inputs` must have less than 1024 tokens. Given: 1999",
+}
+
+
+@pytest.mark.parametrize("said", TOO_LONG.values(), ids=TOO_LONG)
+@pytest.mark.parametrize("code", [400, 422])
+def test_prompt_that_a_server_finds_too_long_is_told_from_a_server_that_fails(
+    code, said, make, make_server
+):
+    server = make_server(plan=lambda request: ("status", code, said))
+    with pytest.raises(
+        PromptTooLongError, match=rf"{server.url} did not answer in 1 try"
+    ) as caught:
+        make(server).complete(["only one"], [0], PARAMS)
+    assert isinstance(caught.value, ValueError)
+    server.script.plan = lambda request: ("status", 401, said)
+    with pytest.raises(LanguageModelError) as caught:
+        make(server).complete(["only one"], [0], PARAMS)
+    assert not isinstance(caught.value, ValueError)
 
 
 def test_fault_that_stays_ends_after_the_last_try(make, make_server):
@@ -306,6 +340,29 @@ def test_closed_generator_opens_again(make, make_server, expected):
     generator.close()
 
 
+def test_closing_tells_the_threads_that_still_wait(make, make_server):
+    server = make_server(plan=lambda request: ("silent",))
+    generator, failures = make(server), []
+
+    def ask():
+        try:
+            generator.complete(PROMPTS, SEEDS, PARAMS)
+        except LanguageModelError as error:
+            failures.append(str(error))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 10
+    while not server.requests and time.monotonic() < deadline:
+        time.sleep(0.01)
+    while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
+        generator.close()  # again and again, for some may only come now
+        time.sleep(0.01)
+    said = f"the language model at {server.url} did not answer in 0 tries: the connections were"
+    assert [failure.startswith(said) for failure in failures] == [True] * 3
+
+
 def test_forgotten_generator_ends_its_thread(make_server):
     before = threading.active_count()
     server = make_server()
@@ -446,6 +503,12 @@ def test_full_context_gives_an_empty_completion_without_asking(make, make_server
     assert [request.body["prompt"] for request in server.requests] == [[2, 2, 2]]
 
 
+def test_no_more_is_asked_for_than_there_is_room_for(make, make_server):
+    server = make_server(max_context=10)
+    make(server).complete_tokens([[1] * 7, [2] * 2], [0, 1], SamplingParams(8, 1.0))
+    assert sorted(request.body["max_tokens"] for request in server.requests) == [3, 8]
+
+
 def test_session_keeps_its_contexts_when_the_server_fails(make, make_server):
     server = make_server(text=lambda body: "a")
     session = make(server).session(1)
@@ -457,6 +520,16 @@ def test_session_keeps_its_contexts_when_the_server_fails(make, make_server):
     server.script.plan = lambda request: ("well",)
     session.generate([0], [[3]], [0], params)
     assert server.requests[-1].body["prompt"] == [1, 97, 3]
+
+
+def test_token_ids_that_are_none_are_asked_for_again(make, make_server, misbehaving):
+    content = (
+        b'{"choices": [{"text": "a", "finish_reason": "stop", "token_ids": [1e999],'
+        b' "logprobs": {"token_logprobs": [0]}}]}'
+    )
+    server = make_server(plan=misbehaving.fail_first(1, "garbage", content), text=lambda _: "a")
+    [completion] = make(server).complete_tokens([[1]], [0], SamplingParams(8, 1.0))
+    assert completion.token_ids == [97]
 
 
 def test_tokens_need_a_server_that_gives_them(make, make_server):
@@ -496,6 +569,7 @@ def everything_said(error):
         ("status", 401, f"wrong key {KEY}"),
         ("status", 500, f"{'x' * 190}{KEY}"),
         ("garbage", f"key {KEY}".encode()),
+        ("garbage", f"{' ' * 3955}{KEY}".encode()),  # cut off in the middle of the key
         ("finished", KEY),
         ("reset",),
     ],
@@ -539,13 +613,42 @@ def test_url_with_a_secret_is_refused_and_not_repeated(url):
     assert KEY not in everything_said(caught.value)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://", "http://h:x/v1"])
+@pytest.mark.parametrize("password", ["pa/ss", "p[ss", "pa\u2100ss"])
+def test_password_that_makes_a_url_unreadable_is_not_repeated_either(password):
+    with pytest.raises(ValueError, match="`base_urls` must be") as caught:
+        OpenAIGenerator(f"http://me:{password}@host/v1")
+    assert not {"pa", "p["} & set(re.findall(r"pa|p\[", str(caught.value).partition("/v1")[2]))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("localhost:8000", "ftp://host/v1", "http://", "http://h:x/v1", "http://a host/v1"),
+        *("http://host/v1\n", "http://h\x00/v1", "http://host/\ud800"),
+    ],
+)
 def test_url_that_is_none_is_refused(url):
     with pytest.raises(ValueError, match="`base_urls` must be like http://host:port/v1"):
         OpenAIGenerator(url)
 
 
 # As a search engine
+
+
+def test_host_that_no_network_can_have_is_told_at_once():
+    generator = OpenAIGenerator("http://xn--/v1", limits=FAST)
+    with (
+        closing(generator),
+        pytest.raises(LanguageModelError, match=r"http://xn--/v1 did not answer in 1 try: .*IDNA"),
+    ):
+        generator.complete(["p"], [0], PARAMS)
+
+
+def test_message_cannot_act_on_a_terminal_and_can_be_written(make, make_server):
+    server = make_server(models=("\x1b[2J\u202e", "\ud800"))
+    with pytest.raises(LanguageModelError, match=r"`model` must be given") as caught:
+        make(server).complete(["p"], [0], PARAMS)
+    assert str(caught.value).isprintable()
 
 
 def test_simulator_on_a_server_answers(make, make_server):
@@ -561,6 +664,23 @@ def test_simulator_never_makes_a_document_of_an_error(fault, make, make_server):
     with pytest.raises(SearchEngineError, match=rf"the simulator failed: .*{server.url}") as caught:
         engine.search([SearchRequest("q")])
     assert isinstance(caught.value.__cause__, LanguageModelError)
+
+
+def test_neighbours_of_a_prompt_that_is_too_long_for_the_server_are_answered(make, make_server):
+    too_long = ("status", 400, TOO_LONG["vllm"])
+    server = make_server(
+        plan=lambda request: too_long if "seven" in request.prompt else ("well",),
+        text=lambda body: f"Doc 1: {body['seed']}",
+    )
+    batcher = Batcher(SimulatedSearchEngine(make(server)).search, BatchLimits(max_wait=0.2))
+    queries = [f"{number} seven" if number == 7 else str(number) for number in range(16)]
+    futures = batcher.submit([SearchRequest(q, seed=i) for i, q in enumerate(queries)])
+    error = futures.pop(7).exception(30)
+    found = [future.result(30)[0].text for future in futures]
+    batcher.close()
+    assert found == [str(number) for number in range(16) if number != 7]
+    assert is_unanswerable(error)
+    assert re.match("the simulator cannot be asked: .*HTTP 400.*maximum context length", str(error))
 
 
 def test_engine_named_by_urls_asks_both_servers(make_server, monkeypatch):

@@ -21,7 +21,12 @@ import psutil
 import pytest
 import torch
 
-from zs_env.lm.generator import Chat, FinishReason, LanguageModelError, SamplingParams
+from zs_env.lm.generator import (
+    Chat,
+    FinishReason,
+    PromptTooLongError,
+    SamplingParams,
+)
 from zs_env.lm.openai import OpenAIGenerator
 from zs_env.lm.transformers import TransformersLM
 from zs_env.models import model_folder
@@ -294,7 +299,7 @@ def test_prompt_that_does_not_fit_is_an_error_in_process(lm, in_process):
 
 
 def test_prompt_that_does_not_fit_is_an_error_of_the_server(remote):
-    with pytest.raises(LanguageModelError, match=r"1 try: .*HTTP 400.*maximum context length"):
+    with pytest.raises(PromptTooLongError, match=r"1 try: .*HTTP 400.*maximum context length"):
         remote.complete(["who " * 2000], [0], SamplingParams(4, 0.0))
 
 

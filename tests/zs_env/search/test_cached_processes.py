@@ -1,11 +1,13 @@
 """One cache and several processes: together, forked, and killed in the middle of writing."""
 
+import itertools
 import json
 import multiprocessing
 import random
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -135,3 +137,76 @@ def test_engine_goes_into_other_processes(method, path):
     assert found[:4] == first
     assert found == [cache.search(batch) for batch in batches]
     assert len(stored(path)) == 12
+
+
+def fork(cache, batches):
+    """Return a forked process that records one batch for every line that it is sent."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def record():
+        for batch in batches:
+            theirs.recv()
+            theirs.send(cache.search(batch))
+        cache.close()
+
+    child = context.Process(target=record)
+    child.start()
+    return child, ours
+
+
+def test_fork_loses_nothing_when_its_parent_closes_the_file(path):
+    cache = CachedSearchEngine("world", path)
+    batches = [[SearchRequest("who", seed=seed)] for seed in range(3)]
+    cache.search(batches[0])
+    child, line = fork(cache, batches[1:])
+    line.send("go")
+    line.recv()
+    cache.close()
+    line.send("go")
+    last = line.recv()
+    child.join(30)
+    assert child.exitcode == 0
+    assert sorted(stored(path)) == [0, 1, 2]
+    assert cache.search(batches[2]) == last
+
+
+def test_fork_while_threads_record_neither_waits_for_ever_nor_loses_anything(path):
+    cache, forked = CachedSearchEngine("world", path), threading.Event()
+
+    def record(first):
+        for seed in itertools.count(first, 4):
+            cache.search([SearchRequest("who", seed=seed)])
+            if forked.is_set():
+                break
+
+    threads = [threading.Thread(target=record, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    children = [fork(cache, [[SearchRequest("who", seed=10**6 + number)]]) for number in range(8)]
+    for _, line in children:
+        line.send("go")
+    assert all(line.poll(30) and line.recv() for _, line in children)
+    forked.set()
+    for thread in threads:
+        thread.join()
+    for child, _ in children:
+        child.join(30)
+    assert [child.exitcode for child, _ in children] == [0] * 8
+    assert {10**6 + number for number in range(8)} <= stored(path).keys()
+    cache.close()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_program_may_fork_while_it_reads_everything(path):
+    cache = CachedSearchEngine("world", path)
+    cache.search([SearchRequest("who", seed=seed) for seed in range(2500)])
+    seen = []
+    for _, reply in ReplyStore(path).replies():
+        seen.append(reply.request.seed)
+        if len(seen) == 1200:
+            child, line = fork(cache, [[SearchRequest("who", seed=2500)]])
+            line.send("go")
+            assert line.recv()
+            child.join(30)
+    assert seen == list(range(2501))

@@ -3,8 +3,11 @@
 import json
 import logging
 import pickle
+import socketserver
+import threading
 import time
 import traceback
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -273,6 +276,57 @@ def test_key_is_sent_and_never_shown(service, behaviour, make, caplog):
     records = [repr(vars(record)) for record in caplog.records]
     state = [repr(engine), repr(vars(engine)), repr(vars(engine._client)), repr(SERVICES)]
     assert_hidden([*said, caplog.text, *records, *state, repr(pickle.dumps(engine))])
+
+
+class ClosedProxy(socketserver.StreamRequestHandler):
+    """An HTTP proxy that remembers what it is asked, and refuses."""
+
+    def handle(self):
+        lines = iter(self.rfile.readline, b"\r\n")
+        self.server.asked.append([line.decode().strip() for line in lines])
+        self.wfile.write(b"HTTP/1.1 502 Closed\r\nContent-Length: 0\r\n\r\n")
+
+
+@pytest.fixture
+def proxy(monkeypatch):
+    """Return what a proxy is asked, which the environment names for all URLs."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), ClosedProxy) as server:
+        server.asked = []
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setenv("HTTP_PROXY", url)
+        monkeypatch.setenv("HTTPS_PROXY", url)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server.asked
+        server.shutdown()
+        thread.join()
+
+
+def ask_through_proxy(service, monkeypatch, **settings):
+    """Return what is said when the proxy refuses."""
+    monkeypatch.setenv(VARIABLES[service], KEY)
+    engine = GoogleSearchEngine(service, limits=replace(FAST, max_tries=1), **settings)
+    with closing(engine), pytest.raises(SearchEngineError, match="502") as caught:
+        engine.search([SearchRequest("who")])
+    return everything_said(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("service", "host"), [("serpapi", "serpapi.com"), ("serper", "google.serper.dev")]
+)
+def test_proxy_is_told_the_host_and_neither_key_nor_query(service, host, proxy, monkeypatch):
+    said = ask_through_proxy(service, monkeypatch)
+    assert [lines[0] for lines in proxy] == [f"CONNECT {host}:443 HTTP/1.1"]
+    assert_hidden([*said, *map(repr, proxy)])
+
+
+def test_proxy_of_an_unencrypted_service_gets_the_whole_url(proxy, monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG, logger="httpx")
+    said = ask_through_proxy("serpapi", monkeypatch, base_url="http://service.invalid/x")
+    [[line, *_]] = proxy
+    assert line.startswith("GET http://service.invalid/x/search.json?engine=google&q=who&num=3&")
+    assert "HTTP Request: GET http://service.invalid/x/search.json" in caplog.text
+    assert_hidden([*said, caplog.text])
 
 
 @pytest.mark.parametrize("service", SERVICES)

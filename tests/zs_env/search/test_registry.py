@@ -128,6 +128,19 @@ def test_url_with_a_secret_is_refused_and_not_repeated(url, message):
     assert "secret" not in str(caught.value)
 
 
+def test_url_with_a_secret_is_not_repeated_where_its_scheme_is_misspelt():
+    with pytest.raises(ValueError, match=r"`engine` must be .*, got 'retreiver:http://…@host/r'"):
+        check_engine("retreiver:http://me:se/cret@host/r")
+
+
+@pytest.mark.parametrize("engine", ["simulator:some/folder#model", "vllm:http://localhost:8000/v1"])
+def test_model_in_this_process_has_neither_url_nor_name_on_a_server(engine):
+    with pytest.raises(
+        ValueError, match=r"followed by a folder or hub id, with no URL and no #mod"
+    ):
+        make_engine(engine)
+
+
 def test_simulator_of_a_folder_is_the_model_in_it():
     named = make_engine(f"simulator:{model_folder('simulator')}")
     assert named is make_engine(f"simulator:{model_folder('simulator')}")

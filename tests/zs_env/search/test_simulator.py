@@ -1,11 +1,14 @@
 """A language model as the search engine."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from zs_env.lm.generator import Chat, SamplingParams
+from zs_env.lm.transformers import TransformersLM
+from zs_env.models import model_folder
 from zs_env.search.engine import Document, SearchEngineError, SearchRequest
 from zs_env.search.prompts import load_prompt, template_file, tuned_prompt
 from zs_env.search.registry import SCHEMES, check_engine, make_engine
@@ -92,6 +95,23 @@ def test_each_request_gets_its_own_top_k():
     found = SimulatedSearchEngine(generator).search(wanted)
     assert [len(documents) for documents in found] == [1, 3]
     assert generator.calls[0][2].max_new_tokens == 3 * MAX_TOKENS_PER_DOCUMENT
+
+
+def test_reply_does_not_depend_on_the_others_top_k():
+    model = TransformersLM.from_pretrained(model_folder("simulator"))
+    engine = SimulatedSearchEngine(model, max_tokens_per_document=4)
+    one, more = replace(requests(1)[0], top_k=1), replace(requests(1)[0], top_k=5)
+    assert engine.replies([more, one, one]) == [
+        *engine.replies([more]),
+        *engine.replies([one, one]),
+    ]
+
+
+def test_half_a_surrogate_pair_reaches_no_tokenizer():
+    half = SearchRequest("who \ud83d", "who \ud83d?", ("Ada \ud83d",))
+    whole = SearchRequest("who ?", "who ??", ("Ada ?",))
+    [found, expected] = make_engine("simulator").search([half, whole])
+    assert found == expected != []
 
 
 def test_prompt_and_temperature_may_be_chosen():

@@ -43,6 +43,10 @@ class Echo:
                     raise SearchEngineError("cannot be asked: too long") from ValueError("too long")
                 case "bug":
                     raise ZeroDivisionError("secret detail")
+                case "half":
+                    raise SearchEngineError("somebody said \ud800")
+                case "exit":
+                    raise SystemExit(3)
                 case "wrong":
                     return [["a text"]]
         return [[Document(request.query, "T")] for request in requests]
@@ -95,6 +99,8 @@ SMALL = ServeConfig(
         ({"query": "x" * 200}, 413, "the body must have at most 200 bytes", None),
         ({"query": "down"}, 503, "http://inside:1 did not answer in 2 tries: HTTP 500", None),
         ({"query": "bug"}, 503, "the search engine failed: ZeroDivisionError", None),
+        ({"query": "half"}, 503, r"somebody said \ud800", None),
+        ({"query": "exit"}, 503, "the search engine failed: SystemExit", None),
         ({"query": "wrong"}, 503, "Echo must return a list of Documents", None),
     ],
 )
