@@ -446,6 +446,7 @@ def test_empty_file_is_a_new_cache_but_cannot_be_replayed(path):
 
 
 def test_folder_that_cannot_be_made_is_an_error_with_the_file(path):
+    path.parent.mkdir(exist_ok=True)
     path.write_text("")
     cache = CachedSearchEngine(Counting(), path / "cache.sqlite")
     with pytest.raises(CacheError, match=f"the cache {path}/cache.sqlite cannot be made: "):
