@@ -71,7 +71,8 @@ def test_documents_go_to_the_slots_that_asked():
 
 @pytest.mark.parametrize("engine", [None, 5, object(), Replying])
 def test_what_cannot_search_is_refused(engine):
-    with pytest.raises(TypeError, match=r"`engine` must be simulator, .*world, .* or an object with"):
+    listed = r"`engine` must be simulator, .*world, .* or an object with"
+    with pytest.raises(TypeError, match=listed):
         check_engine(engine)
     with pytest.raises(TypeError, match="`engine` must be"):
         make_engine(engine)
