@@ -264,7 +264,7 @@ class ScriptedHead(torch.nn.Module):
         self._logits = iter(torch.nn.functional.one_hot(torch.tensor(script), vocab_size) * 99.0)
 
     def forward(self, hidden):
-        return next(self._logits).expand(hidden.shape[0], -1)
+        return next(self._logits).expand(*hidden.shape[:-1], -1)
 
 
 def scripted(model, tokenizer, script):
