@@ -31,14 +31,8 @@ class _Layer(CacheLayerMixin):
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Do nothing: the storage exists from the start."""
 
-    def write(
-        self, keys: torch.Tensor, values: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write keys and values, (N, heads, head_dim), where `RaggedCache.aim` says.
-
-        Returns:
-            All columns that are attended to, (rows * heads, width, head_dim).
-        """
+    def write(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `RaggedCache.write`."""
         head_dim, places, width = keys.shape[-1], self._owner.places, self._owner.width
         self._flat_keys.index_copy_(0, places, keys.reshape(-1, head_dim))
         self._flat_values.index_copy_(0, places, values.reshape(-1, head_dim))
@@ -58,8 +52,8 @@ class _Layer(CacheLayerMixin):
         return self._owner.width, 0
 
     def get_seq_length(self) -> int:
-        """Return the number of columns that are attended to."""
-        return self._owner.width
+        """Return the number of columns written before this pass."""
+        return self._owner.width - self._owner.num_new
 
     def get_max_length(self) -> int:
         """Return the number of columns that there is room for."""
@@ -72,16 +66,20 @@ class RaggedCache(Cache):
     Attributes:
         storage: Of each layer, (2, columns, rows, key_value_heads, head_dim); finite everywhere,
             as what is hidden has weight 0, but 0 * NaN would still be NaN.
-        num_rows: The first rows of the storage are those of the batch.
+        first: The batch's first row.
+        last: The row after its last one.
         places: Where the next tokens are written, flat over (columns, rows, heads) of the storage.
         width: Columns attended to.
+        num_new: Tokens a row that are being read.
     """
 
     def __init__(self, storage: Sequence[torch.Tensor], first: int, last: int) -> None:
         """Wrap the rows of storage from `first` to before `last`."""
-        self.storage, self.first, self.last, self.width = storage, first, last, 0
+        self.storage, self.first, self.last = storage, first, last
+        self.width = self.num_new = 0
         self.places = torch.empty(0, dtype=torch.long, device=storage[0].device)
-        super().__init__(layers=[_Layer(self, *layer) for layer in storage])
+        self._own_layers = [_Layer(self, *layer) for layer in storage]
+        super().__init__(layers=list(self._own_layers))
 
     @classmethod
     def from_rows(cls, rows: Sequence[torch.Tensor], num_columns: int) -> RaggedCache:
@@ -124,37 +122,33 @@ class RaggedCache(Cache):
         if heads > 1:
             places = (places[:, None] * heads + torch.arange(heads, device=rows.device)).flatten()
         self.places, self.width = places, width
+        self.num_new = len(columns) // (self.last - self.first)
+
+    def write(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write keys and values, (N, heads, head_dim), of a layer where was aimed at.
+
+        Returns:
+            All columns that are attended to, (rows * heads, width, head_dim).
+        """
+        return self._own_layers[layer].write(keys, values)
 
     def take_row(self, place: int, length: int) -> torch.Tensor:
         """Return one row packed, (layers, 2, length, heads, head_dim)."""
         return torch.stack([layer[:, :length, self.first + place] for layer in self.storage])
 
-    def reorder(self, order: Sequence[int], num_columns: int) -> None:
-        """Put row `order[i]` at place i, for all i at once; rows that stay cost nothing.
+    def move(self, rows: Sequence[int], places: Sequence[int], num_columns: int) -> None:
+        """Put some rows in the place of others, which are lost.
 
         Args:
-            order: The rows in their new order.
+            rows: What moves.
+            places: Where it goes, none of it a place that is moved from.
             num_columns: Columns that hold tokens.
         """
-        moved = [place for place, row in enumerate(order) if place != row]
-        if moved:
-            here = torch.tensor(moved, device=self.places.device)
-            there = torch.tensor([order[place] for place in moved], device=self.places.device)
+        if rows:
+            here = torch.tensor(places, device=self.places.device)
+            there = torch.tensor(rows, device=self.places.device)
             for layer in self.storage:
-                rows = layer[:, :num_columns, self.first : self.last]
-                rows.index_copy_(2, here, rows.index_select(2, there))
-
-
-def to_front(wanted: Sequence[bool]) -> list[int]:
-    """Return the order that brings the wanted places to the front and moves as few as it can.
-
-    Example:
-        >>> to_front([True, False, True, False, True])
-        [0, 4, 2, 3, 1]
-    """
-    order, count = list(range(len(wanted))), sum(wanted)
-    holes = (place for place in range(count) if not wanted[place])
-    late = (place for place in range(count, len(wanted)) if wanted[place])
-    for hole, other in zip(holes, late, strict=True):
-        order[hole], order[other] = other, hole
-    return order
+                part = layer[:, :num_columns, self.first : self.last]
+                part.index_copy_(2, here, part.index_select(2, there))

@@ -8,10 +8,11 @@ is left to its own code.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+import math
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
-from torch.nn.functional import linear, rms_norm, silu
+from torch.nn.functional import linear, silu
 from transformers import (
     LlamaForCausalLM,
     MistralForCausalLM,
@@ -52,20 +53,44 @@ class Grid(NamedTuple):
     mask_of_last: torch.Tensor
 
 
+_Linear: TypeAlias = tuple[torch.Tensor, torch.Tensor | None]
+
+
+class _Norm(NamedTuple):
+    """x * weight / sqrt(mean of x**2 + epsilon), as four operations instead of seven.
+
+    That is x * (weight * sqrt(d)) / hypot(norm of x, sqrt(d * epsilon)).
+    """
+
+    scaled_weight: torch.Tensor
+    offset: torch.Tensor
+
+    @classmethod
+    def of(cls, part: Any) -> _Norm:
+        """Return the norm of a module."""
+        size = part.weight.shape[0]
+        offset = part.weight.new_tensor(math.sqrt(size * part.variance_epsilon))
+        return cls(part.weight * math.sqrt(size), offset)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return torch.mul(x, self.scaled_weight).div_(torch.hypot(length, self.offset))
+
+
 class _Layer(NamedTuple):
     """The parameters of one layer; the norms of queries and keys only where there are some."""
 
-    before_attention: torch.Tensor
-    query: tuple[torch.Tensor, torch.Tensor | None]
-    key: tuple[torch.Tensor, torch.Tensor | None]
-    value: tuple[torch.Tensor, torch.Tensor | None]
-    query_norm: torch.Tensor | None
-    key_norm: torch.Tensor | None
-    output: tuple[torch.Tensor, torch.Tensor | None]
-    before_mlp: torch.Tensor
-    gate: tuple[torch.Tensor, torch.Tensor | None]
-    up: tuple[torch.Tensor, torch.Tensor | None]
-    down: tuple[torch.Tensor, torch.Tensor | None]
+    before_attention: _Norm
+    query: _Linear
+    key: _Linear
+    value: _Linear
+    query_norm: _Norm | None
+    key_norm: _Norm | None
+    output: _Linear
+    before_mlp: _Norm
+    gate: _Linear
+    up: _Linear
+    down: _Linear
 
 
 def is_recognised(model: PreTrainedModel) -> bool:
@@ -74,12 +99,14 @@ def is_recognised(model: PreTrainedModel) -> bool:
     An adapter, a quantised layer, a hook, or another forward method would be passed over; so each
     part has to be of the very class that is expected, and as that class made it.
     """
-    if type(model) not in FAMILY or model.dtype not in (torch.float32, torch.float64):
+    if type(model) not in FAMILY:
         return False
     config: Any = model.config
     home = type(model).__module__
+    dtypes = {parameter.dtype for parameter in model.parameters()}
     return (
-        config.hidden_act == "silu"
+        dtypes in ({torch.float32}, {torch.float64})
+        and config.hidden_act == "silu"
         and getattr(config, "sliding_window", None) is None
         and config.rope_parameters.get("rope_type") in _STATIC_ROPE
         and not (model.training and config.attention_dropout)
@@ -102,18 +129,17 @@ class LeanForward:
     def __init__(self, model: Any, num_positions: int) -> None:
         """Look up the parameters, and the rotations of positions below `num_positions`."""
         body, config = model.model, model.config
+        attention = body.layers[0].self_attn
+        self.groups: int = attention.num_key_value_groups
+        self._head_dim, self._scaling = attention.head_dim, attention.scaling
         self._embedding = body.embed_tokens.weight
         self._layers = [_layer(layer) for layer in body.layers[: config.num_hidden_layers]]
-        self._norm, self._head = body.norm.weight, (model.lm_head.weight, model.lm_head.bias)
-        attention = body.layers[0].self_attn
-        self._head_dim, self._scaling = attention.head_dim, attention.scaling
-        self.groups = attention.num_key_value_groups
-        self._epsilon = body.norm.variance_epsilon
+        self._norm, self._head = _Norm.of(body.norm), _linear(model.lm_head)
         positions = torch.arange(num_positions, device=model.device)[None]
         cos, sin = body.rotary_emb(self._embedding, positions)
         # The halves of a head are rotated into each other, one of them with a minus.
         sin[..., : self._head_dim // 2].neg_()
-        self._rotations = torch.stack([cos[0], sin[0]], 1)
+        self._cos, self._sin = cos[0], sin[0]
 
     def __call__(
         self,
@@ -135,37 +161,30 @@ class LeanForward:
         Returns:
             The logits after each row's last token, (rows, V).
         """
-        x = self._embedding[ids]
-        cos, sin = self._rotations[positions][:, :, None].unbind(1)
-        last_layer = self._layers[-1]
-        for layer, stored in zip(self._layers, cache.layers, strict=True):
-            h = self._normed(x, layer.before_attention)
+        x = self._embedding.index_select(0, ids)
+        cos = self._cos.index_select(0, positions)[:, None]
+        sin = self._sin.index_select(0, positions)[:, None]
+        last_index = len(self._layers) - 1
+        for index, layer in enumerate(self._layers):
+            h = layer.before_attention(x)
             k = self._heads(h, layer.key, layer.key_norm)
             v = self._heads(h, layer.value, None)
-            keys, values = stored.write(_rotated(k, cos, sin), v)  # type: ignore[attr-defined]
-            if grid is not None and layer is last_layer:
+            keys, values = cache.write(index, _rotated(k, cos, sin), v)
+            if grid is not None and index == last_index:
                 # Of what the last layer makes only the last token's part is wanted.
-                last, mask = grid.last, grid.mask_of_last
-                x, h, cos, sin, grid = x[last], h[last], cos[last], sin[last], None
+                x, h, cos, sin = (part.index_select(0, grid.last) for part in (x, h, cos, sin))
+                mask, grid = grid.mask_of_last, None
             q = _rotated(self._heads(h, layer.query, layer.query_norm), cos, sin)
-            attended = self._attended(q, keys, values, mask, grid)
-            x = x + linear(attended, *layer.output)
-            h = self._normed(x, layer.before_mlp)
-            x = x + linear(silu(linear(h, *layer.gate)) * linear(h, *layer.up), *layer.down)
-        return linear(self._normed(x, self._norm), *self._head)
+            x += linear(self._attended(q, keys, values, mask, grid), *layer.output)
+            h = layer.before_mlp(x)
+            gate = silu(linear(h, *layer.gate), inplace=True)
+            x += linear(gate.mul_(linear(h, *layer.up)), *layer.down)
+        return linear(self._norm(x), *self._head)
 
-    def _normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return rms_norm(x, weight.shape, weight, self._epsilon)
-
-    def _heads(
-        self,
-        h: torch.Tensor,
-        parameters: tuple[torch.Tensor, torch.Tensor | None],
-        norm: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def _heads(self, h: torch.Tensor, parameters: _Linear, norm: _Norm | None) -> torch.Tensor:
         """Return a projection by heads, (N, heads, head_dim)."""
-        heads = linear(h, *parameters).unflatten(-1, (-1, self._head_dim))
-        return heads if norm is None else self._normed(heads, norm)
+        heads = linear(h, *parameters).view(len(h), -1, self._head_dim)
+        return heads if norm is None else norm(heads)
 
     def _attended(
         self,
@@ -179,47 +198,39 @@ class LeanForward:
         num_tokens, heads, head_dim = q.shape
         if grid is not None:
             # (rows, T, heads, ...) to (rows, heads, T, ...), whose heads are grouped like keys.
-            q = q[grid.of_cells].view(grid.rows, -1, heads, head_dim).transpose(1, 2)
-        q = q.reshape(len(keys), -1, head_dim)
+            q = q.index_select(0, grid.of_cells).view(grid.rows, -1, heads, head_dim)
+            q = q.transpose(1, 2)
+        q = q.reshape(keys.shape[0], -1, head_dim)
         scores = torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=self._scaling)
         attended = torch.bmm(torch.softmax(scores, -1), values)
         if grid is not None:
             attended = attended.view(grid.rows, heads, -1, head_dim).transpose(1, 2)
-            attended = attended.reshape(-1, heads * head_dim)[grid.of_tokens]
-        return attended.reshape(num_tokens, heads * head_dim)
+            attended = attended.reshape(-1, heads * head_dim).index_select(0, grid.of_tokens)
+        return attended.view(num_tokens, heads * head_dim)
 
 
 def _layer(layer: Any) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
-    query, key, value, output, gate, up, down = (
-        (part.weight, part.bias)
-        for part in (
-            attention.q_proj,
-            attention.k_proj,
-            attention.v_proj,
-            attention.o_proj,
-            mlp.gate_proj,
-            mlp.up_proj,
-            mlp.down_proj,
-        )
-    )
-    query_norm = attention.q_norm.weight if hasattr(attention, "q_norm") else None
-    key_norm = attention.k_norm.weight if hasattr(attention, "k_norm") else None
     return _Layer(
-        layer.input_layernorm.weight,
-        query,
-        key,
-        value,
-        query_norm,
-        key_norm,
-        output,
-        layer.post_attention_layernorm.weight,
-        gate,
-        up,
-        down,
+        before_attention=_Norm.of(layer.input_layernorm),
+        query=_linear(attention.q_proj),
+        key=_linear(attention.k_proj),
+        value=_linear(attention.v_proj),
+        query_norm=_Norm.of(attention.q_norm) if hasattr(attention, "q_norm") else None,
+        key_norm=_Norm.of(attention.k_norm) if hasattr(attention, "k_norm") else None,
+        output=_linear(attention.o_proj),
+        before_mlp=_Norm.of(layer.post_attention_layernorm),
+        gate=_linear(mlp.gate_proj),
+        up=_linear(mlp.up_proj),
+        down=_linear(mlp.down_proj),
     )
+
+
+def _linear(part: Any) -> _Linear:
+    return part.weight, part.bias
 
 
 def _rotated(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Return (N, heads, head_dim) turned by their positions."""
-    return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, -1), sin)
+    turned = heads.roll(heads.shape[-1] // 2, -1)
+    return torch.mul(heads, cos).addcmul_(turned, sin)

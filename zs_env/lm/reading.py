@@ -13,12 +13,12 @@ from typing import Any, Final, Protocol
 import torch
 from transformers import PreTrainedModel
 
-from zs_env.lm.attention import additive_mask
+from zs_env.lm.attention import additive_mask, hidden_score
 from zs_env.lm.cache import RaggedCache
 from zs_env.lm.lean import Grid, LeanForward
 
 _ATTENTION_KINDS: Final = {"full_attention", "sliding_attention"}
-_TOKENS_AT_ONCE: Final = 1024
+_TOKENS_AT_ONCE: Final = 2048
 """Tokens of prompts that are read together, so that what is between two layers stays in a cache."""
 
 _TRIAL_COLUMNS: Final = 8
@@ -119,7 +119,10 @@ class LeanReader:
 
     def __init__(self, model: PreTrainedModel, num_positions: int) -> None:
         """Look up the parameters, which may have changed since the last reader."""
-        self._forward, self._dtype = LeanForward(model, num_positions), model.dtype
+        self._forward = LeanForward(model, num_positions)
+        self._columns = torch.arange(num_positions)
+        self._hidden = torch.tensor(hidden_score(model.dtype), dtype=model.dtype)
+        self._seen = torch.zeros((), dtype=model.dtype)
 
     def read_prompts(
         self, cache: RaggedCache, prompts: Sequence[Sequence[int]], starts: Sequence[int]
@@ -171,7 +174,8 @@ class LeanReader:
 
     def _mask(self, positions: torch.Tensor, width: int, cache: RaggedCache) -> torch.Tensor:
         """Return what is added to scores, (rows * heads, 1 or groups * T, width)."""
-        mask = additive_mask(_visible(positions, width, None), self._dtype)
+        hidden = self._columns[:width] > positions[..., None]
+        mask = torch.where(hidden, self._hidden, self._seen)
         heads, groups = cache.num_heads, self._forward.groups
         if heads == 1 and positions.shape[1] == 1:
             return mask
@@ -180,17 +184,22 @@ class LeanReader:
         return of_heads.reshape(-1, repeated * positions.shape[1], width)
 
 
-def agree(one: Reader, other: Reader, empty_past: torch.Tensor) -> bool:
-    """Tell whether two readers give the same logits, up to rounding, for a few short prompts."""
-    found = []
-    for reader in (one, other):
-        cache = RaggedCache.from_rows([empty_past] * 2, _TRIAL_COLUMNS)
-        first = reader.read_prompts(cache, [[1, 2, 3, 4, 5], [6, 7, 8]], [0, 0])
-        ids, positions = torch.tensor([9, 10]), torch.tensor([5, 3])
-        then = reader.read_next(cache, ids, positions, _TRIAL_COLUMNS - 2)
-        found.append(torch.stack([first, then]))
-    difference = (found[0] - found[1]).abs().max()
-    return bool(difference <= _TOLERANCE * found[1].abs().max())
+@torch.inference_mode()
+def lean_agrees(model: PreTrainedModel, empty_past: torch.Tensor) -> bool:
+    """Tell whether `LeanReader` gives the model's own logits, up to rounding, for short prompts."""
+    lean, own = (
+        _trial(reader, empty_past)
+        for reader in (LeanReader(model, _TRIAL_COLUMNS), HuggingFaceReader(model))
+    )
+    return bool((lean - own).abs().max() <= _TOLERANCE * own.abs().max())
+
+
+def _trial(reader: Reader, empty_past: torch.Tensor) -> torch.Tensor:
+    """Return the logits after two prompts, and after one more token of each."""
+    cache = RaggedCache.from_rows([empty_past] * 2, _TRIAL_COLUMNS)
+    first = reader.read_prompts(cache, [[0, 1, 2, 3, 1], [2, 0, 3]], [0, 0])
+    ids, positions = torch.tensor([1, 2]), torch.tensor([5, 3])
+    return torch.stack([first, reader.read_next(cache, ids, positions, 6)])
 
 
 def attention_windows(config: Any) -> dict[str, int | None]:

@@ -44,7 +44,7 @@ def _blocks(entries: torch.Tensor, filler: float = 0.0) -> torch.Tensor:
     missing = -entries.shape[-1] % _BLOCK
     if missing:
         entries = torch.nn.functional.pad(entries, (0, missing), value=filler)
-    return entries.unflatten(-1, (-1, _BLOCK))
+    return entries.view(-1, entries.shape[-1] // _BLOCK, _BLOCK)
 
 
 def _most_likely(logits: torch.Tensor) -> torch.Tensor:

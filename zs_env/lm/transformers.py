@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from transformers import (
@@ -21,13 +21,15 @@ from transformers import (
 from transformers.utils import logging
 
 from zs_env.lm.attention import GROUPED_ATTENTION
-from zs_env.lm.cache import RaggedCache
 from zs_env.lm.chat import prompt_text
-from zs_env.lm.decoding import Decoding, Row
+from zs_env.lm.decoding import Decoding, MayEnd, Row
 from zs_env.lm.generator import Chat, Completion, FinishReason, SamplingParams
 from zs_env.lm.identity import model_digest, state_digest
 from zs_env.lm.lean import is_recognised
-from zs_env.lm.reading import HuggingFaceReader, LeanReader, Reader, agree
+from zs_env.lm.reading import HuggingFaceReader, LeanReader, Reader, attention_windows, lean_agrees
+
+_NO_CHARACTER: Final = "\ufffd"
+
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
@@ -56,9 +58,14 @@ class TransformersLM:
             model: Any decoder-only model whose cache holds keys and values.
             tokenizer: Its tokenizer.
             max_batch_size: Rows of one forward pass, at least 1; larger requests are split.
+
+        Raises:
+            ValueError: If `max_batch_size` is below 1, or the model has layers that do not attend
+                to keys and values, such as recurrent ones.
         """
         if max_batch_size < 1:
             raise ValueError(f"`max_batch_size` must be at least 1, got {max_batch_size!r}")
+        attention_windows(model.config)
         self.model, self.tokenizer, self.max_batch_size = model, tokenizer, max_batch_size
         # It computes what SDPA does; models with more in their attention do not support that.
         if model.device.type == "cpu" and model._supports_sdpa:
@@ -123,7 +130,8 @@ class TransformersLM:
         """
         if not prompts:
             return []
-        encoded = [self.encode(prompt_text(prompt, self.tokenizer)) for prompt in prompts]
+        texts = [prompt_text(prompt, self.tokenizer) for prompt in prompts]
+        encoded: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         longest = max(map(len, encoded))
         if longest >= self.max_context:
             raise ValueError(
@@ -132,9 +140,7 @@ class TransformersLM:
         if not all(encoded):
             raise ValueError("`prompts` must have at least one token each, got an empty one")
         empty = self.empty_past()
-        rows = [
-            Row(prompt, empty, seed) for prompt, seed in zip(encoded, seeds, strict=True)
-        ]
+        rows = [Row(prompt, empty, seed) for prompt, seed in zip(encoded, seeds, strict=True)]
         return [completion.text for completion in self.run(rows, params, keep=False)]
 
     def empty_past(self) -> torch.Tensor:
@@ -147,13 +153,17 @@ class TransformersLM:
         return torch.empty(shape, dtype=self.model.dtype, device=self.model.device)
 
     def reader(self, num_positions: int) -> Reader:
-        """Return what reads tokens with the weights of this moment, below `num_positions`."""
-        if self.model.device.type == "cpu" and is_recognised(self.model):
-            lean, own = LeanReader(self.model, num_positions), HuggingFaceReader(self.model)
-            if self._lean_agrees is None:
-                self._lean_agrees = agree(lean, own, self.empty_past())
-            return lean if self._lean_agrees else own
+        """Return what reads tokens at positions below a number, with the weights of this moment."""
+        if self._reads_lean():
+            return LeanReader(self.model, num_positions)
         return HuggingFaceReader(self.model)
+
+    def _reads_lean(self) -> bool:
+        if self.model.device.type != "cpu" or not is_recognised(self.model):
+            return False
+        if self._lean_agrees is None:
+            self._lean_agrees = lean_agrees(self.model, self.empty_past())
+        return self._lean_agrees
 
     @torch.inference_mode()
     def run(self, rows: Sequence[Row], params: SamplingParams, *, keep: bool) -> list[Completion]:
@@ -173,30 +183,26 @@ class TransformersLM:
         ]
 
     def _run_batch(self, rows: Sequence[Row], params: SamplingParams, keep: bool) -> None:
-        fits = [row for row in rows if row.end < self.max_context]
-        if not fits:
-            return
+        max_context = self.max_context
+        fits = [row for row in rows if row.end < max_context]
+        if fits:
+            may_end = self.may_end(params.stop)
+            Decoding(self.reader, fits, params, max_context, may_end).run(keep=keep)
+
+    def may_end(self, stop: tuple[str, ...]) -> MayEnd:
+        """Return what can end a text that is to stop after one of `stop`."""
         ends = self.end_ids()
-
-        def finish(row: Row) -> FinishReason | None:
-            return FinishReason.EOS if row.token_ids[-1] in ends else self._stopped(row, params)
-
-        num_columns = max(row.end for row in fits) + params.max_new_tokens
-        num_columns = min(num_columns, self.max_context)
-        cache = RaggedCache.from_rows([row.past for row in fits], num_columns)
-        candidates = self.stop_candidates(params.stop) | ends
-        reader = self.reader(num_columns)
-        decoding = Decoding(reader, cache, fits, params, self.max_context, candidates, finish)
-        for place, row in enumerate(decoding.run()):
-            if keep:  # the last sampled token was not read
-                row.past = cache.take_row(place, row.end + len(row.token_ids) - 1)
-
-    def _stopped(self, row: Row, params: SamplingParams) -> FinishReason | None:
         # Each id decodes to at least one byte, so this many ids hold any stop string whole
         # (in UTF-8 a character has at most four bytes).
-        longest = max(map(len, params.stop), default=0)
-        tail = self.tokenizer.decode(row.token_ids[-4 * longest :])
-        return FinishReason.STOP if any(text in tail for text in params.stop) else None
+        num_tail = 4 * max(map(len, stop), default=0)
+
+        def reason(token_ids: list[int]) -> FinishReason | None:
+            if token_ids[-1] in ends:
+                return FinishReason.EOS
+            tail = self.tokenizer.decode(token_ids[-num_tail:])
+            return FinishReason.STOP if any(text in tail for text in stop) else None
+
+        return MayEnd(self.stop_candidates(stop) | ends, reason)
 
     def end_ids(self) -> frozenset[int]:
         """Return the ids that end a text."""
@@ -205,19 +211,35 @@ class TransformersLM:
         return frozenset(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None)
 
     def stop_candidates(self, stop: tuple[str, ...]) -> frozenset[int]:
-        """Return the ids whose text holds the last character of a stop string.
+        """Return the ids whose text can be what a stop string ends in or ends within.
 
         Only after one of these can a text have come to contain a stop string, so that only then
         it has to be decoded.
         """
         if stop not in self._stop_ids:
-            last = {text[-1] for text in stop if text}
-            if any(not char.isascii() for char in last):
-                last.add("\ufffd")  # what a token of only some of a character's bytes decodes to
             pieces = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
-            found = (i for i, piece in enumerate(pieces) if last.intersection(piece))
+            found = (i for i, piece in enumerate(pieces) if _may_complete(piece, stop))
             self._stop_ids[stop] = frozenset(found)
         return self._stop_ids[stop]
+
+
+def _may_complete(piece: str, stop: Sequence[str]) -> bool:
+    """Tell whether a token's text may hold the end of a stop string.
+
+    Example:
+        >>> [_may_complete(piece, ["</a>"]) for piece in ("</a>x", "x</a>", ">", "b>", "a")]
+        [True, True, True, False, False]
+    """
+    if _NO_CHARACTER in piece:  # a token of only some of a character's bytes
+        return any(text[-1:] in piece or not text.isascii() for text in stop)
+    # Some tokenizers drop a space where a text begins.
+    ends = [f" {piece}"[:end] for end in range(1, len(piece) + 2)]
+    return any(
+        text.endswith((end, end[1:] or end)) or end.endswith(text)
+        for text in stop
+        if text
+        for end in ends
+    )
 
 
 class TransformersSession:
