@@ -78,7 +78,9 @@ def lean_logits(model, transcripts, num_read):
         prompts = [row[:n] for row, n in zip(transcripts, num_read, strict=True)]
         logits = [reader.read_prompts(cache, prompts, starts)]
         for step in range(len(transcripts[0]) - num_read[0]):
-            ids = torch.tensor([row[n + step] for row, n in zip(transcripts, num_read, strict=True)])
+            ids = torch.tensor(
+                [row[n + step] for row, n in zip(transcripts, num_read, strict=True)]
+            )
             positions = torch.tensor(num_read) + step
             logits.append(reader.read_next(cache, ids, positions, max(num_read) + step + 1))
     return torch.stack(logits, 1)
@@ -233,6 +235,7 @@ def test_model_that_drops_out_is_not_recognised():
     assert not is_recognised(model.train())
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_adapted_model_is_not_recognised():
     adapted = peft.get_peft_model(make_model(), peft.LoraConfig(target_modules=["v_proj"]))
     assert not is_recognised(adapted)

@@ -102,7 +102,6 @@ def test_turns_of_a_session_have_the_models_own_probabilities(model, tiny_tokeni
 def test_greedy_text_equals_hugging_faces_generate(model, tiny_tokenizer):
     plain = copy.deepcopy(model)
     lm = TransformersLM(copy.deepcopy(model), tiny_tokenizer)
-    lm.tokenizer = copy.deepcopy(tiny_tokenizer)
     prompt = lm.encode(TURNS[0][0])
     found = lm.session(1).generate([0], [prompt], [0], SamplingParams(12, 0.0))[0]
     expected = plain.generate(
@@ -148,5 +147,5 @@ def test_lean_pass_is_left_where_it_disagrees(make_tiny_model, tiny_tokenizer, m
 def test_recurrent_layers_are_refused(tiny_tokenizer):
     config = Qwen2Config(**SHAPE)
     config.layer_types = ["linear_attention", "full_attention", "full_attention"]
-    with pytest.raises(ValueError, match="full or sliding attention only, got .'full_attention', "):
+    with pytest.raises(ValueError, match="full or sliding attention only, got"):
         attention_windows(config)
