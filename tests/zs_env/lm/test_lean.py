@@ -2,7 +2,6 @@
 
 import copy
 
-import peft
 import pytest
 import torch
 from hypothesis import given, settings
@@ -193,6 +192,7 @@ def with_parametrization(model):
 
 
 def with_adapter(model):
+    peft = pytest.importorskip("peft")
     model.add_adapter(peft.LoraConfig(target_modules=["q_proj"]))
 
 
@@ -237,6 +237,7 @@ def test_model_that_drops_out_is_not_recognised():
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_adapted_model_is_not_recognised():
+    peft = pytest.importorskip("peft")
     adapted = peft.get_peft_model(make_model(), peft.LoraConfig(target_modules=["v_proj"]))
     assert not is_recognised(adapted)
     assert not is_recognised(adapted.get_base_model())
