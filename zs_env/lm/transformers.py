@@ -125,8 +125,8 @@ class TransformersLM:
         """Return the continuation of each prompt; see `TextGenerator`.
 
         Raises:
-            ValueError: If a prompt does not fit into the model's context, or its chat template
-                refuses it.
+            ValueError: If a prompt is empty or does not fit into the model's context, or its chat
+                template refuses it.
         """
         if not prompts:
             return []
@@ -232,12 +232,12 @@ def _may_complete(piece: str, stop: Sequence[str]) -> bool:
     """
     if _NO_CHARACTER in piece:  # a token of only some of a character's bytes
         return any(text[-1:] in piece or not text.isascii() for text in stop)
-    # Some tokenizers drop a space where a text begins.
-    ends = [f" {piece}"[:end] for end in range(1, len(piece) + 2)]
+    spaced = f" {piece}"  # some tokenizers drop a space where a text begins
+    ends = [spaced[:end] for end in range(1, len(spaced) + 1)]
     return any(
         text.endswith((end, end[1:] or end)) or end.endswith(text)
         for text in stop
-        if text
+        if text and text[-1] in spaced  # nearly always the end of it, and so told at once
         for end in ends
     )
 
