@@ -69,6 +69,12 @@ def hidden_score(dtype: torch.dtype) -> float:
     return max(torch.finfo(dtype).min, torch.finfo(torch.float32).min) / 2
 
 
+def additive_mask(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return 0 where `visible` and a very negative number elsewhere."""
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill_(~visible, hidden_score(dtype))
+
+
 def causal_mask(length: int, dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
     """Return the additive causal mask of shape (1, 1, length, length)."""
     mask = torch.full((length, length), hidden_score(dtype), dtype=dtype, device=device)

@@ -6,13 +6,11 @@ so that a turn costs only its new tokens; rows that finish early leave the batch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -22,16 +20,15 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from zs_env.lm.attention import GROUPED_ATTENTION, hidden_score
-from zs_env.lm.cache import RaggedCache
+from zs_env.lm.attention import GROUPED_ATTENTION
 from zs_env.lm.chat import prompt_text
+from zs_env.lm.decoding import Decoding, MayEnd, Row
 from zs_env.lm.generator import Chat, Completion, FinishReason, SamplingParams
 from zs_env.lm.identity import model_digest, state_digest
-from zs_env.lm.sampling import sample
-from zs_env.random import uniforms
+from zs_env.lm.lean import is_recognised
+from zs_env.lm.reading import HuggingFaceReader, LeanReader, Reader, attention_windows, lean_agrees
 
-COMPACT_BELOW = 0.7
-"""Rows that have finished leave the batch once fewer than this share of it is still active."""
+_NO_CHARACTER: Final = "\ufffd"
 
 
 @contextmanager
@@ -44,19 +41,6 @@ def no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-@dataclass(slots=True)
-class _Row:
-    """One row of a session: its place in the batch at hand, and what was sampled so far."""
-
-    index: int
-    prompt: Sequence[int]
-    past: torch.Tensor
-    seed: int
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
 
 
 class TransformersLM:
@@ -74,14 +58,21 @@ class TransformersLM:
             model: Any decoder-only model whose cache holds keys and values.
             tokenizer: Its tokenizer.
             max_batch_size: Rows of one forward pass, at least 1; larger requests are split.
+
+        Raises:
+            ValueError: If `max_batch_size` is below 1, or the model has layers that do not attend
+                to keys and values, such as recurrent ones.
         """
         if max_batch_size < 1:
             raise ValueError(f"`max_batch_size` must be at least 1, got {max_batch_size!r}")
+        attention_windows(model.config)
         self.model, self.tokenizer, self.max_batch_size = model, tokenizer, max_batch_size
-        if model.device.type == "cpu":
+        # It computes what SDPA does; models with more in their attention do not support that.
+        if model.device.type == "cpu" and model._supports_sdpa:
             model.set_attn_implementation(GROUPED_ATTENTION)
         self._stop_ids: dict[tuple[str, ...], frozenset[int]] = {}
         self._source: str | Path | None = None
+        self._lean_agrees: bool | None = None
 
     @classmethod
     def from_pretrained(
@@ -134,57 +125,84 @@ class TransformersLM:
         """Return the continuation of each prompt; see `TextGenerator`.
 
         Raises:
-            ValueError: If a prompt does not fit into the model's context, or its chat template
-                refuses it.
+            ValueError: If a prompt is empty or does not fit into the model's context, or its chat
+                template refuses it.
         """
         if not prompts:
             return []
-        encoded = [self.encode(prompt_text(prompt, self.tokenizer)) for prompt in prompts]
+        texts = [prompt_text(prompt, self.tokenizer) for prompt in prompts]
+        encoded: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         longest = max(map(len, encoded))
         if longest >= self.max_context:
             raise ValueError(
                 f"`prompts` must be shorter than {self.max_context} tokens, got one of {longest}"
             )
-        rows = self._rows(encoded, seeds)
-        return [completion.text for completion in self.run(rows, params, keep=None)]
-
-    def _rows(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[_Row]:
+        if not all(encoded):
+            raise ValueError("`prompts` must have at least one token each, got an empty one")
         empty = self.empty_past()
-        return [
-            _Row(index, prompt, empty, seed)
-            for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
-        ]
+        rows = [Row(prompt, empty, seed) for prompt, seed in zip(encoded, seeds, strict=True)]
+        return [completion.text for completion in self.run(rows, params, keep=False)]
 
     def empty_past(self) -> torch.Tensor:
-        """Return the packed cache of an empty context: (layers, 2, heads, 0, head_dim)."""
-        config = self.model.config
+        """Return the packed cache of an empty context: (layers, 2, 0, heads, head_dim)."""
+        config: Any = self.model.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_dim = getattr(config, "head_dim", None)
         head_dim = head_dim or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, 2, heads, 0, head_dim)
+        shape = (config.num_hidden_layers, 2, 0, heads, head_dim)
         return torch.empty(shape, dtype=self.model.dtype, device=self.model.device)
 
+    def reader(self, num_positions: int) -> Reader:
+        """Return what reads tokens at positions below a number, with the weights of this moment."""
+        if self._reads_lean():
+            return LeanReader(self.model, num_positions)
+        return HuggingFaceReader(self.model)
+
+    def _reads_lean(self) -> bool:
+        if self.model.device.type != "cpu" or not is_recognised(self.model):
+            return False
+        if self._lean_agrees is None:
+            self._lean_agrees = lean_agrees(self.model, self.empty_past())
+        return self._lean_agrees
+
     @torch.inference_mode()
-    def run(
-        self,
-        rows: Sequence[_Row],
-        params: SamplingParams,
-        keep: Callable[[_Row, torch.Tensor], None] | None,
-    ) -> list[Completion]:
-        """Continue every row; `keep(row, past)` receives each finished row's packed cache."""
-        order = sorted(rows, key=lambda row: row.past.shape[3] + len(row.prompt))
+    def run(self, rows: Sequence[Row], params: SamplingParams, *, keep: bool) -> list[Completion]:
+        """Continue every row, and let each `keep` its packed cache if that is wanted."""
+        order = sorted(rows, key=lambda row: row.end)
         for start in range(0, len(order), self.max_batch_size):
-            _Decoding(self, order[start : start + self.max_batch_size], params, keep).run()
-        if not rows:
-            return []  # batch_decode would take no rows for one empty row
-        texts = self.tokenizer.batch_decode([self._visible(row) for row in rows])
+            self._run_batch(order[start : start + self.max_batch_size], params, keep)
+        visible = [
+            row.token_ids[:-1] if row.finish_reason is FinishReason.EOS else row.token_ids
+            for row in rows
+        ]
+        # `batch_decode` would take no rows for one empty row.
+        texts = self.tokenizer.batch_decode(visible) if rows else []
         return [
             Completion(row.token_ids, row.logprobs, text, row.finish_reason or FinishReason.LENGTH)
             for row, text in zip(rows, texts, strict=True)
         ]
 
-    def _visible(self, row: _Row) -> list[int]:
-        return row.token_ids[:-1] if row.finish_reason is FinishReason.EOS else row.token_ids
+    def _run_batch(self, rows: Sequence[Row], params: SamplingParams, keep: bool) -> None:
+        max_context = self.max_context
+        fits = [row for row in rows if row.end < max_context]
+        if fits:
+            may_end = self.may_end(params.stop)
+            Decoding(self.reader, fits, params, max_context, may_end).run(keep=keep)
+
+    def may_end(self, stop: tuple[str, ...]) -> MayEnd:
+        """Return what can end a text that is to stop after one of `stop`."""
+        ends = self.end_ids()
+        # Each id decodes to at least one byte, so this many ids hold any stop string whole
+        # (in UTF-8 a character has at most four bytes).
+        num_tail = 4 * max(map(len, stop), default=0)
+
+        def reason(token_ids: list[int]) -> FinishReason | None:
+            if token_ids[-1] in ends:
+                return FinishReason.EOS
+            tail = self.tokenizer.decode(token_ids[-num_tail:])
+            return FinishReason.STOP if any(text in tail for text in stop) else None
+
+        return MayEnd(self.stop_candidates(stop) | ends, reason)
 
     def end_ids(self) -> frozenset[int]:
         """Return the ids that end a text."""
@@ -193,19 +211,35 @@ class TransformersLM:
         return frozenset(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None)
 
     def stop_candidates(self, stop: tuple[str, ...]) -> frozenset[int]:
-        """Return the ids whose text holds the last character of a stop string.
+        """Return the ids whose text can be what a stop string ends in or ends within.
 
         Only after one of these can a text have come to contain a stop string, so that only then
         it has to be decoded.
         """
         if stop not in self._stop_ids:
-            last = {text[-1] for text in stop if text}
-            if any(not char.isascii() for char in last):
-                last.add("\ufffd")  # what a token of only some of a character's bytes decodes to
             pieces = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
-            found = (i for i, piece in enumerate(pieces) if last.intersection(piece))
+            found = (i for i, piece in enumerate(pieces) if _may_complete(piece, stop))
             self._stop_ids[stop] = frozenset(found)
         return self._stop_ids[stop]
+
+
+def _may_complete(piece: str, stop: Sequence[str]) -> bool:
+    """Tell whether a token's text may hold the end of a stop string.
+
+    Example:
+        >>> [_may_complete(piece, ["</a>"]) for piece in ("</a>x", "x</a>", ">", "b>", "a")]
+        [True, True, True, False, False]
+    """
+    if _NO_CHARACTER in piece:  # a token of only some of a character's bytes
+        return any(text[-1:] in piece or not text.isascii() for text in stop)
+    spaced = f" {piece}"  # some tokenizers drop a space where a text begins
+    ends = [spaced[:end] for end in range(1, len(spaced) + 1)]
+    return any(
+        text.endswith((end, end[1:] or end)) or end.endswith(text)
+        for text in stop
+        if text and text[-1] in spaced  # nearly always the end of it, and so told at once
+        for end in ends
+    )
 
 
 class TransformersSession:
@@ -229,158 +263,24 @@ class TransformersSession:
 
         A row whose context is full gives an empty completion with reason `length`, then and in
         every later call until it is cleared.
+
+        Raises:
+            ValueError: If a row would have nothing to read.
         """
         batch = [
-            _Row(row, [*self._pending[row], *tokens], self._pasts[row], seed)
+            Row([*self._pending[row], *tokens], self._pasts[row], seed)
             for row, tokens, seed in zip(rows, new_tokens, seeds, strict=True)
         ]
-        completions = self._lm.run(batch, params, self._keep)
-        for row, unread, completion in zip(rows, batch, completions, strict=True):
+        if not all(row.prompt for row in batch):
+            raise ValueError("`new_tokens` must hold at least one id for an empty context")
+        completions = self._lm.run(batch, params, keep=True)
+        for index, row in zip(rows, batch, strict=True):
+            self._pasts[index] = row.past
             # Nothing sampled means that nothing was read: what did not fit must not be forgotten.
-            self._pending[row] = completion.token_ids[-1:] or list(unread.prompt)
+            self._pending[index] = row.token_ids[-1:] or list(row.prompt)
         return completions
 
     def clear(self, rows: Sequence[int]) -> None:
         """Empty the contexts of some rows."""
         for row in rows:
             self._pasts[row], self._pending[row] = self._lm.empty_past(), []
-
-    def _keep(self, row: _Row, past: torch.Tensor) -> None:
-        self._pasts[row.index] = past
-
-
-class _Decoding:
-    """One batch on its way from its new tokens to its last sampled one."""
-
-    def __init__(
-        self,
-        lm: TransformersLM,
-        rows: Sequence[_Row],
-        params: SamplingParams,
-        keep: Callable[[_Row, torch.Tensor], None] | None,
-    ) -> None:
-        self._lm, self._params, self._keep = lm, params, keep
-        self._device = lm.model.device
-        fits = [row for row in rows if row.past.shape[3] + len(row.prompt) < lm.max_context]
-        self._rows = fits
-        self._ends = lm.end_ids()
-        self._candidates = lm.stop_candidates(params.stop) | self._ends
-        self._longest_stop = max(map(len, params.stop), default=0)
-
-    def run(self) -> None:
-        """Read the new tokens, then sample until every row has finished."""
-        if not self._rows:
-            return
-        self._begin()
-        logits = self._prefill()
-        for step in range(self._params.max_new_tokens):
-            ids, logprobs = sample(logits, self._uniforms[:, step], self._params.temperature)
-            self._record(ids.tolist(), logprobs.tolist())
-            active = [i for i, row in enumerate(self._rows) if row.finish_reason is None]
-            if not active or step + 1 == self._params.max_new_tokens:
-                break
-            ids = self._compact(active, ids)
-            logits = self._forward(ids[:, None], self._positions[:, None], self._mask_of_one())
-            self._positions += 1
-        self._release(range(len(self._rows)))
-
-    def _begin(self) -> None:
-        """Lay out the cache, and draw every uniform number that the batch can need."""
-        rows, params = self._rows, self._params
-        self._width = max(len(row.prompt) for row in rows)
-        # The last sampled token is never read here, so it needs no column.
-        columns = self._width + params.max_new_tokens - 1
-        self._cache = RaggedCache.from_rows([row.past for row in rows], columns)
-        keys = np.array([row.seed for row in rows], dtype=np.int64)
-        drawn = uniforms(keys, params.max_new_tokens)
-        self._uniforms = torch.from_numpy(drawn).to(self._device, torch.float64)
-        lengths = [row.past.shape[3] + len(row.prompt) for row in rows]
-        self._positions = torch.tensor(lengths, device=self._device)
-
-    def _prefill(self) -> torch.Tensor:
-        """Read the new tokens, padded on the left; return the logits after the last ones."""
-        ids = torch.zeros(len(self._rows), self._width, dtype=torch.long)
-        real = torch.zeros(len(self._rows), self._width, dtype=torch.bool)
-        for index, row in enumerate(self._rows):
-            ids[index, self._width - len(row.prompt) :] = torch.tensor(row.prompt)
-            real[index, self._width - len(row.prompt) :] = True
-        start = self._cache.num_columns
-        self._cache.used[:, start : start + self._width] = real.to(self._device)
-        offsets = torch.arange(self._width, device=self._device) - self._width
-        positions = (self._positions[:, None] + offsets).clamp_(min=0)
-        seen = self._cache.used[:, None, None, : start + self._width]
-        causal = torch.ones(self._width, start + self._width, dtype=torch.bool, device=self._device)
-        visible = seen & causal.tril_(start)
-        self._build_mask()
-        return self._forward(
-            ids.to(self._device), positions, _additive(visible, self._lm.model.dtype)
-        )
-
-    def _build_mask(self) -> None:
-        self._mask = _additive(self._cache.used[:, None, None, :], self._lm.model.dtype)
-
-    def _mask_of_one(self) -> torch.Tensor:
-        return self._mask[..., : self._cache.num_columns + 1]
-
-    def _forward(
-        self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the logits after the last column, (B, V)."""
-        model: Any = self._lm.model
-        hidden = model.base_model(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=self._cache,
-            use_cache=True,
-        ).last_hidden_state
-        self._cache.num_columns += ids.shape[1]
-        logits: torch.Tensor = model.get_output_embeddings()(hidden[:, -1])
-        return logits
-
-    def _record(self, ids: list[int], logprobs: list[float]) -> None:
-        for row, token, logprob in zip(self._rows, ids, logprobs, strict=True):
-            if row.finish_reason is None:
-                row.token_ids.append(token)
-                row.logprobs.append(logprob)
-                if token in self._candidates:
-                    row.finish_reason = self._finish_reason(row)
-                if row.past.shape[3] + len(row.prompt) + len(row.token_ids) >= self._lm.max_context:
-                    row.finish_reason = row.finish_reason or FinishReason.LENGTH
-
-    def _finish_reason(self, row: _Row) -> FinishReason | None:
-        if row.token_ids[-1] in self._ends:
-            return FinishReason.EOS
-        # Each id decodes to at least one byte, so this many ids hold any stop string whole
-        # (in UTF-8 a character has at most four bytes).
-        tail = self._lm.tokenizer.decode(row.token_ids[-4 * self._longest_stop :])
-        return FinishReason.STOP if any(text in tail for text in self._params.stop) else None
-
-    def _compact(self, active: list[int], ids: torch.Tensor) -> torch.Tensor:
-        """Let finished rows leave the batch where that pays; return the ids still wanted."""
-        if len(active) >= COMPACT_BELOW * len(self._rows):
-            return ids
-        remaining = set(active)
-        self._release([i for i in range(len(self._rows)) if i not in remaining])
-        indices = torch.tensor(active, device=self._device)
-        self._cache.keep_rows(indices)
-        self._rows = [self._rows[i] for i in active]
-        self._positions = self._positions[indices]
-        self._uniforms = self._uniforms[indices]
-        self._build_mask()
-        return ids[indices]
-
-    def _release(self, indices: Sequence[int]) -> None:
-        """Hand the packed caches of rows to their session, without what followed their end."""
-        if self._keep is None:
-            return
-        for i, past in zip(indices, self._cache.take_rows(indices), strict=True):
-            row = self._rows[i]
-            length = row.past.shape[3] + len(row.prompt) + len(row.token_ids) - 1
-            self._keep(row, past[..., :length, :].clone())
-
-
-def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return 0 where `visible` and a very negative number elsewhere."""
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(~visible, hidden_score(dtype))

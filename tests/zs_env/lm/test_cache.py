@@ -15,66 +15,90 @@ lengths = st.lists(st.integers(0, 6), min_size=1, max_size=5)
 def packed(lengths, seed=0):
     """Return one packed row for each length."""
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(LAYERS, 2, HEADS, n, DIM, generator=generator) for n in lengths]
+    return [torch.randn(LAYERS, 2, n, HEADS, DIM, generator=generator) for n in lengths]
 
 
-def append(cache, columns, seed):
-    """Write `columns` new columns in every layer, as a forward pass does; return them."""
+def append(cache, starts, columns, seed):
+    """Write `columns` new columns of every row and layer, as a model does; return them."""
     generator = torch.Generator().manual_seed(seed)
-    batch = cache.used.shape[0]
-    new = torch.randn(LAYERS, 2, batch, HEADS, columns, DIM, generator=generator)
-    for index, layer in enumerate(cache.layers):
-        keys, values = layer.update(new[index, 0], new[index, 1])
-        assert keys.shape[2] == values.shape[2] == cache.num_columns + columns
-    cache.num_columns += columns
+    new = torch.randn(LAYERS, 2, len(starts), HEADS, columns, DIM, generator=generator)
+    rows = torch.arange(len(starts))[:, None].expand(-1, columns)
+    places = torch.tensor(starts)[:, None] + torch.arange(columns)
+    width = max(starts) + columns
+    cache.aim(rows.flatten(), places.flatten(), width)
+    for layer, (keys, values) in zip(cache.layers, new, strict=True):
+        found = layer.update(keys, values)
+        assert all(part.shape == (len(starts), HEADS, width, DIM) for part in found)
     return new
+
+
+def grown(row, new):
+    """Return a packed row with what was appended to it, (layers, 2, heads, columns, head_dim)."""
+    return torch.cat([row, new.transpose(2, 3)], dim=2)
 
 
 @given(lengths)
 def test_packing_undoes_laying_out(lengths):
     rows = packed(lengths)
-    cache = RaggedCache.from_rows(rows, num_new_columns=2)
-    taken = cache.take_rows(range(len(rows)))
-    assert all(torch.equal(one, other) for one, other in zip(taken, rows, strict=True))
+    cache = RaggedCache.from_rows(rows, num_columns=8)
+    for place, row in enumerate(rows):
+        assert torch.equal(cache.take_row(place, row.shape[2]), row)
 
 
 @settings(max_examples=50, deadline=None)
-@given(lengths, st.integers(1, 4), st.data())
-def test_rows_grow_by_what_is_written_and_used(lengths, columns, data):
+@given(lengths, st.integers(1, 4))
+def test_rows_grow_behind_what_they_hold(lengths, columns):
     rows = packed(lengths)
-    cache = RaggedCache.from_rows(rows, columns)
-    start = cache.num_columns
-    real = torch.tensor(
-        [data.draw(st.lists(st.booleans(), min_size=columns, max_size=columns)) for _ in rows]
-    )
-    cache.used[:, start : start + columns] = real
-    new = append(cache, columns, seed=1)
-    for i, taken in enumerate(cache.take_rows(range(len(rows)))):
-        expected = torch.cat([rows[i], new[:, :, i][..., real[i], :]], dim=3)
-        assert torch.equal(taken, expected)
+    cache = RaggedCache.from_rows(rows, num_columns=max(lengths) + columns)
+    new = append(cache, lengths, columns, seed=1)
+    for place, row in enumerate(rows):
+        taken = cache.take_row(place, lengths[place] + columns)
+        assert torch.equal(taken, grown(row, new[:, :, place]))
 
 
-def test_storage_is_as_large_as_needed_and_gaps_are_hidden():
-    cache = RaggedCache.from_rows(packed([3, 0, 5]), num_new_columns=2)
-    assert cache.storage.shape == (LAYERS, 2, 3, HEADS, 7, DIM)
-    assert cache.num_columns == cache.layers[0].get_seq_length() == 5
-    assert cache.layers[0].get_max_length() == 7
-    assert cache.used.sum(1).tolist() == [5, 2, 7]
-    assert cache.storage[:, :, 1, :, :5].abs().max() == 0
+def test_columns_that_are_attended_to_hold_each_rows_keys():
+    rows = packed([3, 0, 5])
+    cache = RaggedCache.from_rows(rows, num_columns=9)
+    new = append(cache, [3, 0, 5], 2, seed=1)
+    keys, values = cache.layers[1].update(new[1, 0], new[1, 1])
+    for place, row in enumerate(rows):
+        whole = grown(row, new[:, :, place])
+        end = whole.shape[2]
+        assert torch.equal(keys[place, :, :end].transpose(0, 1), whole[1, 0])
+        assert torch.equal(values[place, :, :end].transpose(0, 1), whole[1, 1])
+        assert not keys[place, :, end:].any()
 
 
-@pytest.mark.parametrize("order", [[0], [2, 0], [1, 2, 0]])
-def test_kept_rows_are_the_named_ones_in_that_order(order):
-    rows = packed([3, 1, 4])
-    cache = RaggedCache.from_rows(rows, 2)
-    new = append(cache, 1, seed=1)
-    cache.keep_rows(torch.tensor(order))
-    for i, taken in zip(order, cache.take_rows(range(len(order))), strict=True):
-        assert torch.equal(taken, torch.cat([rows[i], new[:, :, i]], dim=3))
+def test_room_is_as_wanted_and_finite():
+    cache = RaggedCache.from_rows(packed([3, 0, 5]), num_columns=7)
+    assert cache.num_columns == cache.layers[0].get_max_length() == 7
+    assert cache.num_heads == HEADS
+    assert all(torch.isfinite(layer).all() for layer in cache.storage)
+    append(cache, [3, 0, 5], 2, seed=1)
+    assert cache.layers[0].get_mask_sizes(2) == (7, 0)
+    assert cache.layers[0].get_seq_length() == 5
 
 
-def test_layers_see_the_storage_of_the_rows_kept():
-    cache = RaggedCache.from_rows(packed([2, 2, 2]), 2)
-    cache.keep_rows(torch.tensor([1]))
-    append(cache, 1, seed=1)
-    assert cache.take_rows([0])[0].shape == (LAYERS, 2, HEADS, 3, DIM)
+@pytest.mark.parametrize(
+    ("rows", "places", "expected"),
+    [([2], [0], [2, 1, 2]), ([0, 0], [1, 2], [0, 0, 0]), ([], [], [0, 1, 2])],
+)
+def test_moved_rows_take_the_place_of_others(rows, places, expected):
+    held = packed([3, 3, 3])
+    cache = RaggedCache.from_rows(held, num_columns=5)
+    cache.move(rows, places, num_columns=3)
+    for place, row in enumerate(expected):
+        assert torch.equal(cache.take_row(place, 3), held[row])
+
+
+def test_view_reads_writes_and_moves_its_own_rows():
+    held = packed([2, 2, 2, 2])
+    cache = RaggedCache.from_rows(held, num_columns=4)
+    view = cache.view(1, 4).view(0, 2)
+    new = append(view, [2, 2], 1, seed=1)
+    assert torch.equal(view.take_row(1, 3), grown(held[2], new[:, :, 1]))
+    view.move([1], [0], num_columns=3)
+    assert torch.equal(cache.take_row(1, 3), grown(held[2], new[:, :, 1]))
+    for place in (0, 3):
+        assert torch.equal(cache.take_row(place, 2), held[place])
+        assert cache.take_row(place, 4)[:, :, 2:].abs().max() == 0

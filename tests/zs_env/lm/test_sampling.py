@@ -101,3 +101,46 @@ def test_logprobs_are_float32_whatever_the_logits(dtype):
 def test_larger_uniform_never_takes_an_earlier_token():
     ids, _ = sample(torch.tensor(LOGITS).expand(1000, -1), grid(1000), 1.0)
     assert ids.tolist() == sorted(ids.tolist())
+
+
+def by_running_sum(logits, uniforms, temperature):
+    """Return the ids that one running sum over all of a row gives, in float64 throughout."""
+    cdf = torch.softmax(logits.double() / temperature, -1).cumsum(-1)
+    return torch.searchsorted(cdf, uniforms.double()[:, None] * cdf[:, -1:], right=True)[:, 0]
+
+
+@pytest.mark.parametrize("vocab_size", [1, 63, 64, 65, 1000, 2048])
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_ids_are_those_of_one_running_sum(vocab_size, temperature):
+    generator = torch.Generator().manual_seed(vocab_size)
+    logits = 3 * torch.randn(4000, vocab_size, generator=generator)
+    logits[:, ::3] = -torch.inf if vocab_size > 1 else 0
+    uniforms = torch.rand(4000, generator=generator, dtype=torch.float64)
+    ids, _ = sample(logits, uniforms, temperature)
+    expected = by_running_sum(logits, uniforms, temperature)
+    assert (ids != expected).sum() <= 4  # of which rounding may part a few
+
+
+@pytest.mark.parametrize("vocab_size", [1, 64, 65, 2048])
+def test_first_of_equally_likely_tokens_is_taken_at_temperature_zero(vocab_size):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randint(0, 4, (200, vocab_size), generator=generator).float()
+    ids, _ = sample(logits, torch.zeros(200), 0.0)
+    first = (logits == logits.amax(-1, keepdim=True)).int().argmax(-1)
+    assert ids.tolist() == first.tolist()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 200),
+    st.integers(0, 1000),
+    st.sampled_from([0.0, 2**-53, 0.5, 1 - 2**-24, 1 - 2**-53]),
+)
+def test_chosen_token_is_possible_wherever_the_only_ones_lie(vocab_size, seed, uniform):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.full((1, vocab_size), -torch.inf)
+    possible = torch.randint(0, vocab_size, (3,), generator=generator)
+    logits[0, possible] = 5 * torch.randn(3, generator=generator)
+    ids, logprobs = sample(logits, torch.tensor([uniform], dtype=torch.float64), 1.0)
+    assert ids.item() in possible.tolist()
+    assert torch.isfinite(logprobs).all()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from zs_env.lm.generator import FinishReason, SamplingParams
 from zs_env.lm.transformers import TransformersLM
@@ -264,7 +265,7 @@ class ScriptedHead(torch.nn.Module):
         self._logits = iter(torch.nn.functional.one_hot(torch.tensor(script), vocab_size) * 99.0)
 
     def forward(self, hidden):
-        return next(self._logits).expand(hidden.shape[0], -1)
+        return next(self._logits).expand(*hidden.shape[:-1], -1)
 
 
 def scripted(model, tokenizer, script):
@@ -387,14 +388,125 @@ def test_sampling_leaves_the_global_random_state_alone(lm):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_weights_may_change_between_calls(model, tiny_tokenizer):
+def negated(model):
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(-1)
+
+
+def loaded(model):
+    model.load_state_dict({name: 1.5 * value for name, value in model.state_dict().items()})
+
+
+def replaced(model):
+    part = model.model.layers[0].mlp
+    part.gate_proj.weight = torch.nn.Parameter(-part.gate_proj.weight.detach())
+
+
+def stepped(model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    model(torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
+    optimizer.step()
+
+
+def adapted(model):
+    """Add adapters that change what the model says."""
+    peft = pytest.importorskip("peft")
+    model.add_adapter(peft.LoraConfig(target_modules=["q_proj", "up_proj"]))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn_like(parameter))
+
+
+def in_single_precision(model):
+    negated(model)
+    model.float()
+
+
+@pytest.mark.parametrize(
+    "change", [negated, loaded, replaced, stepped, adapted, in_single_precision]
+)
+def test_weights_may_change_between_calls(model, tiny_tokenizer, change):
     """The same object samples for a policy that is being trained."""
     trained = copy.deepcopy(model)
     lm = TransformersLM(trained, tiny_tokenizer)
-    before = lm.complete(PROMPTS, SEEDS, SamplingParams(9, 0.0))
-    with torch.no_grad():
-        trained.get_input_embeddings().weight.mul_(-1)
-    assert lm.complete(PROMPTS, SEEDS, SamplingParams(9, 0.0)) != before
+    prompts = encode_all(lm, PROMPTS)
+    before = generate(lm, prompts, max_new_tokens=9)
+    change(trained)
+    after = generate(lm, prompts, max_new_tokens=9)
+    assert [c.logprobs for c in after] != [c.logprobs for c in before]
+    for prompt, completion in zip(prompts, after, strict=True):
+        expected = recomputed(trained, prompt, completion.token_ids)
+        assert completion.logprobs == pytest.approx(expected.tolist(), abs=2e-3)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_wrapped_model_says_what_its_adapter_makes_it_say(make_tiny_model, tiny_tokenizer):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["v_proj", "o_proj"], init_lora_weights=False)
+    wrapped = peft.get_peft_model(make_tiny_model(), config).eval()
+    lm = TransformersLM(wrapped, tiny_tokenizer)
+    prompts = encode_all(lm, PROMPTS)
+    with wrapped.disable_adapter():
+        without = generate(lm, prompts, max_new_tokens=6)
+    completions = generate(lm, prompts, max_new_tokens=6)
+    assert [c.logprobs for c in completions] != [c.logprobs for c in without]
+    for prompt, completion in zip(prompts, completions, strict=True):
+        expected = recomputed(wrapped, prompt, completion.token_ids)
+        assert completion.logprobs == pytest.approx(expected.tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_that_begin_alike_go_on_as_if_alone(lm, temperature):
+    """Their prompt is read once; what follows is their own."""
+    texts = [PROMPTS[i] for i in (0, 2, 0, 2, 0)]
+    session = lm.session(5)
+    params = SamplingParams(8, temperature)
+    prompts = encode_all(lm, texts)
+    found = session.generate(range(5), prompts, SEEDS, params)
+    later = session.generate(range(5), encode_all(lm, TURNS), SEEDS, params)
+    for row in range(5):
+        alone = lm.session(1)
+        assert_same([found[row]], alone.generate([0], [prompts[row]], [SEEDS[row]], params))
+        new = lm.encode(TURNS[row])
+        assert_same([later[row]], alone.generate([0], [new], [SEEDS[row]], params))
+
+
+def test_nothing_to_read_is_refused(lm):
+    params = SamplingParams(4, 1.0)
+    with pytest.raises(ValueError, match="`prompts` must have at least one token each"):
+        lm.complete(["Hi", ""], [1, 2], params)
+    session = lm.session(2)
+    with pytest.raises(ValueError, match="`new_tokens` must hold at least one id for an empty"):
+        session.generate([0, 1], [[1], []], [1, 2], params)
+
+
+def test_row_without_new_tokens_goes_on_where_it_was(lm):
+    prompt = lm.encode(PROMPTS[0])
+    session = lm.session(1)
+    first = session.generate([0], [prompt], [1], SamplingParams(4, 1.0))[0]
+    found = session.generate([0], [[]], [2], SamplingParams(4, 1.0))
+    context = [*prompt, *first.token_ids]
+    assert_same(found, lm.session(1).generate([0], [context], [2], SamplingParams(4, 1.0)))
+
+
+def test_row_that_ended_early_does_not_run_out_of_positions(tiny_tokenizer):
+    """It stays in the batch for a while, and learned positions have a last one."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tiny_tokenizer),
+        n_embd=32,
+        n_layer=1,
+        n_head=4,
+        n_positions=24,
+        bos_token_id=None,
+        eos_token_id=tiny_tokenizer.eos_token_id,
+    )
+    lm = TransformersLM(GPT2LMHeadModel(config).eval(), tiny_tokenizer)
+    prompts = [[5] * 22, *([[7, i] for i in range(9)])]
+    found = generate(lm, prompts, range(10), max_new_tokens=20)
+    lengths = [len(completion.token_ids) for completion in found]
+    assert (lengths[0], max(lengths)) == (2, 20)
 
 
 def test_model_folder_is_loaded_as_it_was_saved(model, lm, tiny_tokenizer, tmp_path):
