@@ -403,9 +403,10 @@ def prepare(config: Train) -> Setup:
     from zs_env.search.curriculum import ExponentialCurriculum
 
     _check(config)
+    check_device(config.device)
     algorithm = chosen_algorithm(config)
     curriculum = ExponentialCurriculum(config.noise_start, config.noise_end, config.noise_base)
-    settings, options = (_taken(kind, config) for kind in (TrainerConfig, ModelOptions))
+    settings, options = (taken(kind, config) for kind in (TrainerConfig, ModelOptions))
     questions = _eval_questions(config)
     engine = load_cached_engine(config.engine, config.cache, config.cache_mode)
     env = make_env(config, engine)
@@ -451,7 +452,7 @@ def load_start_policy(config: Train, options: ModelOptions) -> CausalLMPolicy:
         raise ValueError(out_of_memory(config, error)) from error
 
 
-def _taken(kind: Any, config: Train) -> Any:
+def taken(kind: Any, config: Train) -> Any:
     """Return a dataclass whose fields have the values of the options of the same names."""
     return kind(**{f.name: getattr(config, f.name) for f in fields(kind) if f.name in _NAMES})
 
@@ -483,6 +484,7 @@ def show_plan(config: Train, console: Console) -> None:
     from agents.cli.plan import make_plan, print_plan
 
     _check(config)
+    check_device_name(config.device)
     plan = make_plan(config)
     print_plan(plan, console)
     plan.memory.check(plan.device)
@@ -527,7 +529,6 @@ def _check(config: Train) -> None:
         seed=config.seed,
     )
     log_formats(config)
-    check_device(config.device)
     _check_out(config.out_dir)
 
 
@@ -556,6 +557,21 @@ def check_device(device: str) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"`device` must be one that is there, got {device!r}: {reason}") from error
+
+
+def check_device_name(device: str) -> None:
+    """Check that torch knows such devices, whether or not one is there.
+
+    Raises:
+        ValueError: If not.
+    """
+    import torch
+
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"`device` must be one that torch knows, got {device!r}: {reason}") from error
 
 
 def _check_out(out: Path) -> None:

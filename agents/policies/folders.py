@@ -32,7 +32,7 @@ def find_policy(name: str | Path) -> Path:
     if isinstance(name, str) and name in POLICIES:
         return model_folder(name)
     for folder in (Path(name), Path(name) / "checkpoint"):
-        if _has_tokenizer(folder) and (_has_model(folder) or _has_adapter(folder)):
+        if has_tokenizer(folder) and (_has_model(folder) or _has_adapter(folder)):
             return folder
     if is_hub_id(name):
         return download(str(name), [*_CONFIG_FILES, "*.safetensors"])
@@ -50,14 +50,14 @@ def find_config(name: str | Path) -> Path:
     if isinstance(name, str) and name in POLICIES:
         return model_folder(name)
     for folder in (Path(name), Path(name) / "checkpoint"):
-        if (folder / "config.json").is_file():
+        if _has_config(folder):
             return folder
         if (folder / ADAPTER_CONFIG_FILE).is_file():
             return find_config(base_of_adapter(folder))
     if is_hub_id(name):
         return download(str(name), _CONFIG_FILES)
     raise FileNotFoundError(
-        f"`policy` must name a model, or a folder with the config.json of one, got {name!s}"
+        f"`policy` must name a shipped model or a folder with one, or one on the hub, got {name!s}"
     )
 
 
@@ -101,9 +101,19 @@ def download(name: str, patterns: list[str]) -> Path:
         ) from error
 
 
-def _has_tokenizer(folder: Path) -> bool:
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a tokenizer lies in a folder: Transformers would make an empty one."""
     names = ("tokenizer.json", "tokenizer.model")
     return any((folder / name).is_file() for name in names) or bool(list(folder.glob("vocab*")))
+
+
+def _has_config(folder: Path) -> bool:
+    """Return whether the configuration of a model is there; a run's has the same name."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "model_type" in found
 
 
 def _has_model(folder: Path) -> bool:

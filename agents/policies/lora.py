@@ -177,7 +177,6 @@ def _new_adapter(causal: PreTrainedModel, origin: str, options: ModelOptions) ->
         lora_alpha=options.lora_alpha,  # type: ignore[arg-type]
         target_modules=options.targets,
     )
-    config.base_model_name_or_path = origin
     with seeded(options.seed), _no_future_warnings():
         try:
             adapter: Any = get_peft_model(causal, config)
@@ -186,6 +185,7 @@ def _new_adapter(causal: PreTrainedModel, origin: str, options: ModelOptions) ->
                 f"`lora_targets` must name linear layers of the model, got "
                 f"{options.lora_targets!r}: {error}"
             ) from error
+    # peft takes it from where the weights were, which may be a cache of this machine.
     adapter.peft_config["default"].base_model_name_or_path = origin
     return adapter
 
