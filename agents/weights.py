@@ -10,7 +10,6 @@ from typing import Final
 
 from safetensors import SafetensorError, safe_open
 
-
 _PART: Final = 2**24
 
 

@@ -123,9 +123,7 @@ def prepare(config: Evaluate) -> Setup:
     """
     from agents.policies.causal_lm import find_policy
 
-    Settings(
-        noise=config.noise, split=config.split, max_turns=config.max_turns, top_k=config.top_k
-    )
+    Settings(noise=config.noise, split=config.split, max_turns=config.max_turns, top_k=config.top_k)
     make_prompt(config.prompt)
     check_at_least(1, max_new_tokens=config.max_new_tokens)
     check_at_least(0, num_questions=config.num_questions, seed=config.seed)

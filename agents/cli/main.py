@@ -95,9 +95,7 @@ def parse(argv: Sequence[str]) -> Command:
     command = _read(argv)
     if isinstance(command, Train) and command.recipe:
         if command.resume:
-            raise CommandError(
-                f"`recipe` must be left out beside `resume`, got {command.recipe!r}"
-            )
+            raise CommandError(f"`recipe` must be left out beside `resume`, got {command.recipe!r}")
         with usage_errors():
             given = recipe_options(Path(command.recipe))
         return _read(argv, default=given)

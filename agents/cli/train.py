@@ -247,6 +247,8 @@ class Train:
             if run is not None:
                 setup = restore(config, run, setup, console)
         done = setup.trainer.num_updates_done
+        for warning in warnings_of(config):
+            say(console, f"warning: {warning}")
         say(
             console,
             f"{config.algorithm} · policy {config.policy} · engine {config.engine} · "
@@ -255,6 +257,15 @@ class Train:
             f"results: {config.out_dir}\n",
         )
         execute(config, setup, console, threads)
+
+
+def warnings_of(config: Train) -> Iterator[str]:
+    """Yield what may be a mistake, in lines."""
+    if config.dtype == "bfloat16" and not config.lora_rank:
+        yield (
+            "weights in bfloat16 lose every step that is less than a 512th of them; "
+            "--dtype float32 keeps them all"
+        )
 
 
 def with_simulator(config: Train) -> Train:
@@ -571,7 +582,9 @@ def check_device_name(device: str) -> None:
         torch.device(device)
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"`device` must be one that torch knows, got {device!r}: {reason}") from error
+        raise ValueError(
+            f"`device` must be one that torch knows, got {device!r}: {reason}"
+        ) from error
 
 
 def _check_out(out: Path) -> None:

@@ -72,7 +72,7 @@ def logits_of(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-class _Said(BaseModelOutputWithPast):  # type: ignore[misc]
+class _Said(BaseModelOutputWithPast):
     """What a body says that was not asked: states, and None for all else."""
 
     def __getattr__(self, name: str) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 import socket
 from dataclasses import fields
@@ -107,7 +108,9 @@ def test_a_chat_that_is_not_wanted_stays_unwanted(instruct, tmp_path):
     out = tmp_path / "run"
     assert train(out, "--policy", instruct, "--chat", "false", "--steps", 1) == 0
     assert not CausalLMPolicy.load(out).chat
-    assert main(["evaluate", "--policy", str(out), "--engine", "world", "--num-questions", "2"]) == 0
+    assert (
+        main(["evaluate", "--policy", str(out), "--engine", "world", "--num-questions", "2"]) == 0
+    )
 
 
 def test_adapters_are_trained_resumed_and_merged(instruct, tmp_path, capsys):
@@ -132,13 +135,16 @@ def test_adapters_are_trained_resumed_and_merged(instruct, tmp_path, capsys):
     assert "`policy` must be a whole model to start from" in message
 
 
-def test_memory_savers_and_bfloat16_train(instruct, tmp_path):
+def test_memory_savers_and_bfloat16_train(instruct, tmp_path, capsys):
     savers = ["--gradient-checkpointing", "--logit-chunk", 3, "--max-tokens-per-pass", 300]
     assert train(tmp_path / "a", "--policy", instruct, *savers, "--rollout-batch-size", 2) == 0
+    assert "warning" not in capsys.readouterr().out
     assert train(tmp_path / "b", "--policy", instruct, "--dtype", "bfloat16", "--steps", 1) == 0
-    assert CausalLMPolicy.load(
-        tmp_path / "b", options=ModelOptions(dtype="bfloat16")
-    ).model.dtype == torch.bfloat16
+    assert "warning: weights in bfloat16 lose every step" in capsys.readouterr().out
+    assert (
+        CausalLMPolicy.load(tmp_path / "b", options=ModelOptions(dtype="bfloat16")).model.dtype
+        == torch.bfloat16
+    )
 
 
 def test_a_simulator_model_is_an_engine(instruct, tmp_path):
@@ -352,3 +358,19 @@ def test_the_options_of_a_run_are_a_recipe(tmp_path):
     file = tmp_path / "again.yaml"
     file.write_text(yaml.safe_dump(config))
     assert vars(recipe_options(file)) == vars(Train(**config))
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+
+
+def test_the_page_names_every_option_and_recipe():
+    options = {f.name for f in fields(ModelOptions)} - {"seed"}
+    named = [f"--{name.replace('_', '-')}" for name in options]
+    assert not [
+        text for text in (*named, *(f"`{file.name}`" for file in RECIPES)) if text not in PAGE
+    ]
+
+
+def test_the_snippets_of_the_page_run():
+    for snippet in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+        exec(snippet, {})

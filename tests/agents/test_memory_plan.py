@@ -84,8 +84,9 @@ def parts(shape, work=WORK):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_parameters_of_large_models_are_counted_without_weights(name, tmp_path):
-    assert read_shape(config_folder(tmp_path, name), ModelOptions()).num_parameters == (
-        PARAMETERS[name]
+    assert (
+        read_shape(config_folder(tmp_path, name), ModelOptions()).num_parameters
+        == (PARAMETERS[name])
     )
 
 

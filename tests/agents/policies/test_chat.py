@@ -131,9 +131,7 @@ def test_a_rollout_of_chats_passes_the_audit(chat_policy):
         opening = trajectory.token_ids[: trajectory.turns[0].start]
         assert opening == chat_policy.encode_prompt(trajectory.prompt)
         assert opening != chat_policy.encode(trajectory.prompt)
-    report = audit(
-        chat_policy, rollout.trajectories, metadata=env.metadata, max_new_tokens=12
-    )
+    report = audit(chat_policy, rollout.trajectories, metadata=env.metadata, max_new_tokens=12)
     assert report.passed, report
 
 

@@ -194,7 +194,7 @@ def test_a_merged_policy_scores_as_with_its_adapter(policy, tmp_path):
 
 def test_a_new_adapter_on_an_adapter_is_refused(policy, tmp_path):
     policy.save(tmp_path / "adapter")
-    with pytest.raises(ValueError, match="`policy` must be a whole model .* merge it first"):
+    with pytest.raises(ValueError, match=r"`policy` must be a whole model .* merge it first"):
         load_lora_policy(tmp_path / "adapter", "cpu", LORA)
 
 
