@@ -13,7 +13,7 @@ from agents.memory_plan import GIB, MemoryPlan, ModelShape, Workload, available_
 from agents.policies.model_options import ALL_LINEAR, ModelOptions
 from zs_env.models import MODELS, model_folder
 from zs_env.search.names import Place, read_place
-from zs_env.search.registry import check_engine
+from zs_env.search.registry import check_engine, names_engine
 from zs_env.search.simulator import MAX_TOKENS_OF_A_TEMPLATE, MAX_TOKENS_PER_DOCUMENT
 from zs_env.task.prompts import fill, make_prompt
 from zs_env.task.public_sets import PUBLIC_SETS
@@ -90,7 +90,8 @@ def make_plan(config: Train) -> Plan:
     from agents.policies.folders import find_config
 
     shape = read_shape(find_config(config.policy), _options(config))
-    check_engine(config.engine)
+    if names_engine(config.engine) or ":" not in config.engine:
+        check_engine(config.engine)  # all else is an import path, and importing may do anything
     tokens = count_tokens(config)
     return Plan(
         policy=shape,

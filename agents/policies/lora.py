@@ -179,7 +179,7 @@ def _new_adapter(causal: PreTrainedModel, origin: str, options: ModelOptions) ->
     )
     with seeded(options.seed), _no_future_warnings():
         try:
-            adapter: PeftModel = get_peft_model(causal, config)  # type: ignore[assignment]
+            adapter: PeftModel = get_peft_model(causal, config)
         except ValueError as error:
             raise ValueError(
                 f"`lora_targets` must name linear layers of the model, got "

@@ -314,6 +314,12 @@ def test_a_plan_tells_of_a_shipped_policy_and_its_simulator(capsys):
     assert "free on cpu" in text
 
 
+def test_a_plan_imports_no_engine_of_ones_own(capsys):
+    assert main(["train", "--dry-run", "--engine", "no_such_module:Engine"]) == 0
+    assert "engine: no_such_module:Engine" in capsys.readouterr().out
+    assert main(["train", "--dry-run", "--engine", "google"]) == 2
+
+
 def test_what_is_given_comes_before_the_recipe(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("steps: 7\ngroup_size: 3\nchat: false\ntarget_kl: null\n")
