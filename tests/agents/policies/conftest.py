@@ -29,7 +29,6 @@ SPECIAL = {
     "granite": {"logits_scaling": 7.0, "residual_multiplier": 0.5, "embedding_multiplier": 3.0},
     "gemma2": {
         "final_logit_softcapping": 2.0,
-        "attn_logit_softcapping": None,
         "sliding_window": 6,
         "head_dim": 8,
     },
