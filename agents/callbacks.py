@@ -140,7 +140,10 @@ class TranscriptCallback(Callback):
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def _record(self, trajectory: Trajectory, update: int, template: str) -> dict[str, Any]:
-        prompt = self._decode(trajectory.token_ids[: trajectory.turns[0].start])
+        # The tokens may hold more than the prompt: a chat's frame, or a text's first token.
+        prompt = trajectory.prompt or self._decode(
+            trajectory.token_ids[: trajectory.turns[0].start]
+        )
         outcome = trajectory.outcome
         return {
             "update": update,

@@ -10,11 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
+from agents.policies.opening import encode_opening
 from agents.trajectory import Trajectory, Turn
 from zs_env.lm.generator import Completion, SamplingParams, TokenGenerator
 from zs_env.random import derive
@@ -74,7 +76,8 @@ def collect(
     policy_seconds = engine_seconds = 0.0
     while active:
         start = time.perf_counter()
-        new_tokens = [policy.encode(observations[slot]) for slot in active]
+        encode = policy.encode if turn else partial(encode_opening, policy)
+        new_tokens = [encode(observations[slot]) for slot in active]
         seeds = [derive(seed, 1, slot, turn) for slot in active]
         completions = session.generate(active, new_tokens, seeds, params)
         sampled = time.perf_counter()

@@ -6,8 +6,11 @@ import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from safetensors import SafetensorError, safe_open
+
+_PART: Final = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,5 +60,7 @@ def weights_checksum(folder: Path) -> str:
     """Return a SHA-256 over the weights in a model folder."""
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):
-        digest.update(file.read_bytes())
+        with file.open("rb") as opened:
+            while part := opened.read(_PART):
+                digest.update(part)
     return digest.hexdigest()

@@ -27,6 +27,13 @@ lie on the way, so that distances of 1e-5 are what exact arithmetic looks like. 
 single gradient step older, or another temperature, make some of 1e-2 and more.
 """
 
+TOLERANCE_BFLOAT16: Final = 0.5
+"""The same for models that compute in bfloat16, whose steps are 0.03 to 0.06 for such logits.
+
+It still tells another prompt or another model from the right one, but not weights that are a step
+old.
+"""
+
 
 @runtime_checkable
 class AuditedPolicy(Policy, Codec, Protocol):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from agents.audit.case import Case, differing, runs
 from agents.audit.report import Check, Violation, shortened
+from agents.policies.opening import encode_opening
 from agents.trajectory import Turn
 
 
@@ -68,7 +69,9 @@ def observation_violations(case: Case) -> Iterator[Violation]:
     for number, (start, end, text) in enumerate(zip(starts, ends, shown, strict=True)):
         if number == 0 and not text:
             continue  # whoever collected the episode did not write its prompt down
-        found, wanted = trajectory.token_ids[start:end], case.facts.codec.encode(text)
+        codec = case.facts.codec
+        wanted = codec.encode(text) if number else encode_opening(codec, text)
+        found = trajectory.token_ids[start:end]
         if span := differing(found, wanted):
             cut = number == 0 and len(found) < len(wanted) and wanted[-len(found) :] == found
             check = Check.LENGTHS if cut else Check.MASK

@@ -14,6 +14,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 
 from agents.audit.case import Case, differing
 from agents.audit.report import Check, Violation
+from agents.policies.opening import encode_opening
 from zs_env.lm.generator import Completion, SamplingParams, TokenGenerator, TokenSession
 
 
@@ -68,6 +69,9 @@ class _WitnessedSampler:
 
     def encode(self, text: str) -> list[int]:
         return self._policy.encode(text)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        return encode_opening(self._policy, text)
 
     def session(self, num_rows: int) -> TokenSession:
         self._witness.exchanges = [[] for _ in range(num_rows)]

@@ -27,6 +27,7 @@ from agents.cli.options import (
 from agents.cli.provenance import provenance, weights_checksum
 from agents.cli.threads import use_threads
 from zs_env.settings import Settings
+from zs_env.task.prompts import make_prompt
 
 if TYPE_CHECKING:
     from agents.evaluate import Evaluation
@@ -43,6 +44,8 @@ class Evaluate:
         num_questions: Size of a random sample of the questions; 0 means all of them.
         seed: Key of the sample and of the noise.
         max_turns: Actions an episode lasts at most.
+        top_k: Documents a search brings.
+        prompt: What an episode opens with: miniwiki, zerosearch, or a template holding {question}.
         max_new_tokens: Tokens of an action at most.
     """
 
@@ -54,6 +57,8 @@ class Evaluate:
     num_questions: int = 0
     seed: int = 0
     max_turns: int = 6
+    top_k: int = 3
+    prompt: str = "miniwiki"
     max_new_tokens: int = 48
     json: Annotated[
         Path | None, arg(metavar="FILE", help="Where the results go, as one JSON object.")
@@ -77,7 +82,14 @@ class Evaluate:
             setup.policy,
             setup.engine,
             setup.questions,
-            Conditions(self.noise, self.seed, self.max_turns, self.max_new_tokens),
+            Conditions(
+                self.noise,
+                self.seed,
+                self.max_turns,
+                self.max_new_tokens,
+                self.top_k,
+                self.prompt,
+            ),
             console,
         )
         title = f"{self.policy} · {self.engine} · noise {self.noise:g} · {self.questions}"
@@ -111,7 +123,8 @@ def prepare(config: Evaluate) -> Setup:
     """
     from agents.policies.causal_lm import find_policy
 
-    Settings(noise=config.noise, split=config.split, max_turns=config.max_turns)
+    Settings(noise=config.noise, split=config.split, max_turns=config.max_turns, top_k=config.top_k)
+    make_prompt(config.prompt)
     check_at_least(1, max_new_tokens=config.max_new_tokens)
     check_at_least(0, num_questions=config.num_questions, seed=config.seed)
     check_file(config.json, "json")
@@ -132,6 +145,8 @@ class Conditions:
     seed: int = 0
     max_turns: int = 6
     max_new_tokens: int = 48
+    top_k: int = 3
+    prompt: str = "miniwiki"
 
 
 def measure(
@@ -152,7 +167,12 @@ def measure(
         return evaluate(
             PolicyAgent(policy, STOPS, max_new_tokens=conditions.max_new_tokens),
             questions,
-            env_kwargs={"engine": engine, "max_turns": conditions.max_turns},
+            env_kwargs={
+                "engine": engine,
+                "max_turns": conditions.max_turns,
+                "top_k": conditions.top_k,
+                "prompt": conditions.prompt,
+            },
             noise=conditions.noise,
             seed=conditions.seed,
             on_progress=advance,

@@ -23,13 +23,14 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 import agents
 from agents.cli.audit import Audit
 from agents.cli.cache import Cache
-from agents.cli.checks import CommandError
+from agents.cli.checks import CommandError, usage_errors
 from agents.cli.compare import Compare
 from agents.cli.demo import Demo
 from agents.cli.evaluate import Evaluate
 from agents.cli.miniature import Miniature
 from agents.cli.models import Models
 from agents.cli.play import Play
+from agents.cli.recipes import recipe_options
 from agents.cli.search import Search
 from agents.cli.serve import Serve
 from agents.cli.train import Train
@@ -92,6 +93,12 @@ def parse(argv: Sequence[str]) -> Command:
         SystemExit: After printing the help that it asks for.
     """
     command = _read(argv)
+    if isinstance(command, Train) and command.recipe:
+        if command.resume:
+            raise CommandError(f"`recipe` must be left out beside `resume`, got {command.recipe!r}")
+        with usage_errors():
+            given = recipe_options(Path(command.recipe))
+        return _read(argv, default=given)
     if isinstance(command, Train) and command.resume:
         # Read again: what is not said is as in that run, so that what is said can be told from it.
         return _read(argv, default=command.saved())

@@ -127,10 +127,36 @@ def write_all_cards(config: Measure, models: Path, threads: int) -> None:
 
 
 @dataclass(frozen=True)
-class Models:
-    """Make or measure the models that ship with the package."""
+class Merge:
+    """Add a LoRA adapter to its model, and write the sum as a plain model."""
 
-    command: Annotated[Build, subcommand("build")] | Annotated[Measure, subcommand("measure")]
+    policy: Annotated[
+        str, arg(metavar="DIR", help="A folder with an adapter, or a run that trained one.")
+    ]
+    out: Annotated[Path, arg(metavar="DIR", help="A new folder for the model.")]
+
+    def run(self) -> None:
+        """Merge, and say where the model is."""
+        from agents.cli.display import say
+        from agents.policies.lora import merge
+
+        with usage_errors():
+            check_folder(self.out)
+            if (self.out / "config.json").exists():
+                raise ValueError(f"`out` must be a new folder, got {str(self.out)!r}")
+            merge(self.policy, self.out)
+        say(Console(), f"the model: {self.out}")
+
+
+@dataclass(frozen=True)
+class Models:
+    """Make, measure or merge models."""
+
+    command: (
+        Annotated[Build, subcommand("build")]
+        | Annotated[Measure, subcommand("measure")]
+        | Annotated[Merge, subcommand("merge")]
+    )
 
     def run(self) -> None:
         """Run the command below this one."""

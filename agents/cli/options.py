@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 from tyro.conf import arg
 
 from agents.cli.checks import check_at_least, check_file
 from agents.cli.objects import load_object
+from zs_env.models import SIMULATORS
 from zs_env.random import derive
 from zs_env.search.engine import SearchEngine
 from zs_env.search.names import without_userinfo
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+DEFAULT_ENGINE: Final = "simulator"
+
 EngineName = Annotated[
     str,
     arg(
@@ -37,6 +40,15 @@ EngineName = Annotated[
         "dense:FILE?model=FOLDER, retriever:URL, serpapi:google or serper:google (real ones), "
         "cached:FILE#ENGINE (another one's replies, recorded in a file), or an import path "
         "module:attribute. docs/engines.md tells of all and their options.",
+    ),
+]
+SimulatorModelName = Annotated[
+    str,
+    arg(
+        metavar="MODEL",
+        help="Instead of an engine: the language model that writes documents, a shipped one, a "
+        "folder, a hub id, or the URL of a server (http://HOST:PORT/v1#MODEL). Options of "
+        "`simulator:` may follow, such as ?prompt=prompted for a model that was not tuned.",
     ),
 ]
 CacheFile = Annotated[
@@ -61,7 +73,8 @@ PolicyName = Annotated[
     arg(
         metavar="POLICY",
         help="A shipped policy (base, or skill, which is base before its weakness was planted), "
-        "a run folder or a model folder.",
+        "a run folder, a model folder (also one with a LoRA adapter), or the id of any causal "
+        "language model on the Hugging Face hub.",
     ),
 ]
 Split = Annotated[
@@ -71,7 +84,8 @@ Questions = Annotated[
     str,
     arg(
         metavar="SET",
-        help=f"What is asked: {', '.join(NAMES)}, or a JSONL or parquet file.",
+        help=f"What is asked: {', '.join(NAMES)}, or a JSONL or parquet file; several with commas "
+        "between.",
     ),
 ]
 Noise = Annotated[
@@ -159,7 +173,29 @@ def load_questions(questions: str, split: str, num: int, seed: int) -> tuple[Que
     """
     check_at_least(0, num_questions=num)
     Settings(split=split)
-    return sample(QuestionSet(questions).split(split), num, seed)
+    return sample(QuestionSet(question_source(questions, split)).split(split), num, seed)
+
+
+def question_source(questions: str, split: str) -> str | tuple[Question, ...]:
+    """Return what environments take for `--questions`: its name, or the questions of several sets.
+
+    Raises:
+        ValueError: If one is unknown, or has no such split.
+    """
+    names = [name.strip() for name in questions.split(",")]
+    if len(names) == 1 or Path(questions).is_file():
+        return questions
+    return tuple(question for name in names for question in QuestionSet(name).split(split))
+
+
+def simulator_engine(model: str) -> str:
+    """Return the name of the engine that `--simulator-model` stands for.
+
+    Example:
+        >>> simulator_engine("simulator-tiny"), simulator_engine("runs/sim?temperature=0.5")
+        ('simulator-tiny', 'simulator:runs/sim?temperature=0.5')
+    """
+    return model if model in SIMULATORS else f"simulator:{model}"
 
 
 def sample(items: Sequence[T], num: int, seed: int) -> tuple[T, ...]:

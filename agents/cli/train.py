@@ -27,21 +27,27 @@ from agents.cli.checks import (
 )
 from agents.cli.files import write_json
 from agents.cli.options import (
+    DEFAULT_ENGINE,
     CacheFile,
     CacheModeName,
     EngineName,
     PolicyName,
     Questions,
+    SimulatorModelName,
     Split,
     Threads,
     load_cached_engine,
     load_questions,
+    question_source,
+    simulator_engine,
 )
 from agents.cli.provenance import provenance, weights_checksum
 from agents.cli.threads import use_threads
+from agents.policies.model_options import ChatChoice, DtypeName, ModelOptions
 from agents.trainer_config import Schedule
 
 if TYPE_CHECKING:
+    from agents.algorithms.algorithm import Algorithm
     from agents.checkpoint import Checkpoint
     from agents.evaluate import Evaluation
     from agents.learner import NonFiniteLossError
@@ -83,6 +89,9 @@ class Train:
         num_questions: Questions an update.
         group_size: Episodes a question and update.
         max_turns: Actions an episode lasts at most.
+        top_k: Documents a search brings.
+        prompt: What an episode opens with: miniwiki (the bare question), zerosearch (which tells
+            a language model the rules), or a template holding {question}.
         seed: Key of questions, noise and sampling.
         noise_start: Probability of noisy documents in the first update.
         noise_end: The same in the last update.
@@ -105,13 +114,27 @@ class Train:
             out, it is the algorithm's own, and so is `clip_range`.
         clip_range: Distance from 1 beyond which a probability ratio earns nothing more.
         num_minibatches: Gradient steps an update.
+        max_tokens_per_pass: Padded tokens of one forward and backward pass; bounds memory only.
         max_new_tokens: Tokens of an action at most.
         temperature: Of sampling, above 0.
+        dtype: Type of the model's weights: float32, bfloat16, or auto, which is float32 but for
+            weights that LoRA leaves alone on a GPU.
+        chat: Whether the question is put into the tokenizer's chat template: true, false, or
+            auto, which means where there is one.
+        gradient_checkpointing: Compute each layer again in the backward pass rather than keep
+            what it made: less memory, a third more time.
+        logit_chunk: Tokens whose logits exist at the same time in training.
+        rollout_batch_size: Episodes that are sampled in one forward pass, at most.
+        lora_rank: Rank of LoRA's matrices, which alone are trained; 0 trains all weights.
+        lora_alpha: What LoRA adds is scaled by this over the rank.
+        lora_targets: Names of the layers with an adapter, with commas between, or all-linear.
+        dry_run: Print models, data and a plan of the memory, and load no weights.
     """
 
     algorithm: str = "grpo"
     env_id: str = "ZeroSearch-v0"
-    engine: EngineName = "simulator"
+    engine: EngineName = DEFAULT_ENGINE
+    simulator_model: SimulatorModelName = ""
     policy: PolicyName = "base"
     questions: Questions = "miniwiki"
     split: Split = "train"
@@ -119,6 +142,8 @@ class Train:
     num_questions: int = 16
     group_size: int = 8
     max_turns: int = 6
+    top_k: int = 3
+    prompt: str = "miniwiki"
     seed: int = 0
     out: Annotated[
         str, arg(metavar="DIR", help="The run's folder; an earlier run in it is replaced.")
@@ -133,6 +158,15 @@ class Train:
             "--checkpoint-every.",
         ),
     ] = ""
+    recipe: Annotated[
+        str,
+        arg(
+            metavar="FILE",
+            help="A YAML file with options by their names, such as those in examples/recipes; "
+            "what is given beside it comes before it.",
+        ),
+    ] = ""
+    dry_run: bool = False
     noise_start: float = 0.0
     noise_end: float = 0.5
     noise_base: float = 4.0
@@ -158,11 +192,20 @@ class Train:
     kl_coef: float | None = None
     clip_range: float | None = None
     num_minibatches: int = 2
+    max_tokens_per_pass: int = 2048
     max_new_tokens: int = 48
     temperature: float = 1.0
     device: Annotated[
         str, arg(metavar="DEVICE", help="Where the policy is trained: cpu, cuda, cuda:1, …")
     ] = "cpu"
+    dtype: DtypeName = "auto"
+    chat: ChatChoice = "auto"
+    gradient_checkpointing: bool = False
+    logit_chunk: int = 2048
+    rollout_batch_size: int = 256
+    lora_rank: int = 0
+    lora_alpha: float = 32.0
+    lora_targets: str = "all-linear"
     cache: CacheFile = ""
     cache_mode: CacheModeName = "record"
     threads: Threads = 0
@@ -191,14 +234,21 @@ class Train:
         from agents.cli.display import say
 
         console = Console()
+        if self.dry_run:
+            with usage_errors():
+                show_plan(with_simulator(self), console)
+            return
         with usage_errors():
             run = read_run(Path(self.resume)) if self.resume else None
-            config = self if run is None else resumed(self, run)
+            given = with_simulator(self)
+            config = given if run is None else resumed(given, run)
             threads = use_threads(config.threads)
             setup = prepare(config)
             if run is not None:
                 setup = restore(config, run, setup, console)
         done = setup.trainer.num_updates_done
+        for warning in warnings_of(config):
+            say(console, f"warning: {warning}")
         say(
             console,
             f"{config.algorithm} · policy {config.policy} · engine {config.engine} · "
@@ -207,6 +257,31 @@ class Train:
             f"results: {config.out_dir}\n",
         )
         execute(config, setup, console, threads)
+
+
+def warnings_of(config: Train) -> Iterator[str]:
+    """Yield what may be a mistake, in lines."""
+    if config.dtype == "bfloat16" and not config.lora_rank:
+        yield (
+            "weights in bfloat16 lose every step that is less than a 512th of them; "
+            "--dtype float32 keeps them all"
+        )
+
+
+def with_simulator(config: Train) -> Train:
+    """Return the options with the engine that `--simulator-model` stands for.
+
+    Raises:
+        ValueError: If another engine is named, too.
+    """
+    if not config.simulator_model:
+        return config
+    engine = simulator_engine(config.simulator_model)
+    if config.engine not in (DEFAULT_ENGINE, engine):
+        raise ValueError(
+            f"`engine` must be left out beside `simulator_model`, got {config.engine!r}"
+        )
+    return replace(config, engine=engine, simulator_model="")
 
 
 @dataclass(frozen=True)
@@ -256,7 +331,7 @@ def resumed(given: Train, run: RunRecord) -> Train:
             raise ValueError(
                 f"`{name}` must be {old!r}, as in the run that `resume` names, got {new!r}"
             )
-    return replace(given, resume="")
+    return replace(given, resume="", recipe="")
 
 
 def restore(config: Train, run: RunRecord, setup: Setup, console: Console) -> Setup:
@@ -333,25 +408,108 @@ def prepare(config: Train) -> Setup:
         ValueError: If an option is out of its range or names nothing.
         FileNotFoundError: If there is no model where one should be.
     """
-    from agents.algorithms.registry import make_algorithm
-    from agents.policies.causal_lm import CausalLMPolicy, find_policy
+    from agents.policies.folders import find_policy
     from agents.trainer import Trainer
     from agents.trainer_config import TrainerConfig
     from zs_env.search.curriculum import ExponentialCurriculum
 
     _check(config)
-    overrides = {name: getattr(config, name) for name in ("kl_coef", "clip_range")}
-    algorithm = make_algorithm(config.algorithm, overrides)
+    check_device(config.device)
+    algorithm = chosen_algorithm(config)
     curriculum = ExponentialCurriculum(config.noise_start, config.noise_end, config.noise_base)
-    shared = {f.name: getattr(config, f.name) for f in fields(TrainerConfig) if f.name in _NAMES}
-    settings = TrainerConfig(**shared)
+    settings, options = (taken(kind, config) for kind in (TrainerConfig, ModelOptions))
     questions = _eval_questions(config)
     engine = load_cached_engine(config.engine, config.cache, config.cache_mode)
     env = make_env(config, engine)
-    policy = CausalLMPolicy.load(config.policy, config.device)
+    check_memory(config)
+    policy = load_start_policy(config, options)
     trainer = Trainer(policy, env, algorithm, config=settings, curriculum=curriculum)
     checksum = weights_checksum(find_policy(config.policy))
     return Setup(policy, engine, trainer, questions, checksum)
+
+
+def chosen_algorithm(config: Train) -> Algorithm:
+    """Return the algorithm with its hyper-parameters.
+
+    Raises:
+        ValueError: If there is none of that name, or a value is out of its range.
+    """
+    from agents.algorithms.registry import make_algorithm
+
+    overrides = {name: getattr(config, name) for name in ("kl_coef", "clip_range")}
+    return make_algorithm(config.algorithm, overrides)
+
+
+def load_start_policy(config: Train, options: ModelOptions) -> CausalLMPolicy:
+    """Load what training starts from.
+
+    Raises:
+        ValueError: If it is an adapter, or an option does not suit it.
+        FileNotFoundError: If it is not there.
+    """
+    from agents.policies.causal_lm import CausalLMPolicy
+    from agents.policies.folders import ADAPTER_CONFIG_FILE, find_policy
+
+    folder = find_policy(config.policy)
+    if (folder / ADAPTER_CONFIG_FILE).is_file():
+        # What is below it is not what training would start from: the penalty's reference.
+        raise ValueError(
+            f"`policy` must be a whole model to start from, got the LoRA adapter {folder}: merge "
+            "it first (zerosearch models merge)"
+        )
+    try:
+        return CausalLMPolicy.load(config.policy, config.device, options)
+    except torch_out_of_memory() as error:
+        raise ValueError(out_of_memory(config, error)) from error
+
+
+def taken(kind: Any, config: Train) -> Any:
+    """Return a dataclass whose fields have the values of the options of the same names."""
+    return kind(**{f.name: getattr(config, f.name) for f in fields(kind) if f.name in _NAMES})
+
+
+def torch_out_of_memory() -> type[RuntimeError]:
+    """Return what torch raises where a device has too little memory."""
+    import torch
+
+    return torch.OutOfMemoryError
+
+
+def out_of_memory(config: Train, error: RuntimeError) -> str:
+    """Return the line that tells of too little memory."""
+    reason = str(error).partition(". ")[0]
+    return (
+        f"the memory of {config.device} is full ({reason}); what helps: --gradient-checkpointing, "
+        "a lower --max-tokens-per-pass, --logit-chunk or --rollout-batch-size, --lora-rank; "
+        "--dry-run tells what needs how much"
+    )
+
+
+def show_plan(config: Train, console: Console) -> None:
+    """Print what training would need, and load no weights.
+
+    Raises:
+        ValueError: If an option is out of its range, or the memory cannot do.
+        FileNotFoundError: If there is no configuration of a model where one should be.
+    """
+    from agents.cli.plan import make_plan, print_plan
+
+    _check(config)
+    check_device_name(config.device)
+    plan = make_plan(config)
+    print_plan(plan, console)
+    plan.memory.check(plan.device)
+
+
+def check_memory(config: Train) -> None:
+    """Check that what is certain to be needed fits into the memory of the device.
+
+    Raises:
+        ValueError: If not.
+    """
+    from agents.cli.plan import plan_memory
+
+    plan_memory(config).check(config.device)
 
 
 def _eval_questions(config: Train) -> tuple[Question, ...]:
@@ -371,6 +529,7 @@ def _check(config: Train) -> None:
         num_questions=config.num_questions,
         group_size=config.group_size,
         max_turns=config.max_turns,
+        top_k=config.top_k,
         checkpoint_every=config.checkpoint_every,
         keep_checkpoints=config.keep_checkpoints,
     )
@@ -381,7 +540,6 @@ def _check(config: Train) -> None:
         seed=config.seed,
     )
     log_formats(config)
-    check_device(config.device)
     _check_out(config.out_dir)
 
 
@@ -410,6 +568,23 @@ def check_device(device: str) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"`device` must be one that is there, got {device!r}: {reason}") from error
+
+
+def check_device_name(device: str) -> None:
+    """Check that torch knows such devices, whether or not one is there.
+
+    Raises:
+        ValueError: If not.
+    """
+    import torch
+
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"`device` must be one that torch knows, got {device!r}: {reason}"
+        ) from error
 
 
 def _check_out(out: Path) -> None:
@@ -446,8 +621,6 @@ def make_env(config: Train, engine: SearchEngine) -> gym.vector.VectorEnv[Any, A
     """
     import zs_env  # noqa: F401 - registers the ids
 
-    # Other packages' environments need not know question sets.
-    asked: dict[str, Any] = {"questions": config.questions}
     return gym.make_vec(
         config.env_id,
         num_envs=config.num_questions * config.group_size,
@@ -455,9 +628,24 @@ def make_env(config: Train, engine: SearchEngine) -> gym.vector.VectorEnv[Any, A
         engine=engine,
         split=config.split,
         max_turns=config.max_turns,
-        **({} if config.questions == Train.questions else asked),
+        **_asked(config),
         autoreset_mode=AutoresetMode.DISABLED,
     )
+
+
+def _asked(config: Train) -> dict[str, Any]:
+    """Return what the environment is to ask, and how, but for what is its default anyway."""
+    # Other packages' environments need not know question sets, prompts or numbers of documents.
+    asked: dict[str, Any] = {}
+    if config.questions != Train.questions:
+        asked["questions"] = question_source(config.questions, config.split)
+    return asked | _shown(config)
+
+
+def _shown(config: Train) -> dict[str, Any]:
+    """Return how the environment is to show things, but for what is its default anyway."""
+    names = ("prompt", "top_k")
+    return {n: getattr(config, n) for n in names if getattr(config, n) != getattr(Train, n)}
 
 
 def execute(config: Train, setup: Setup, console: Console, threads: int) -> bool:
@@ -511,6 +699,8 @@ def learn(config: Train, setup: Setup, console: Console, stop: Callback) -> None
             raise CommandError(save_failed(config.out_dir, trainer, error)) from error
         except AuditError as error:
             raise CommandError(str(error)) from error
+        except torch_out_of_memory() as error:
+            raise CommandError(out_of_memory(config, error)) from error
 
 
 def save_failed(out: Path, trainer: Trainer, error: NonFiniteLossError) -> str:
@@ -555,7 +745,8 @@ def describe(config: Train, setup: Setup, threads: int) -> dict[str, Any]:
     from agents.recipe import describe
 
     options = asdict(config) | {"out": str(config.out_dir), "threads": threads}
-    del options["resume"]
+    for name in ("resume", "recipe", "dry_run"):
+        del options[name]
     return {
         "config": options,
         "algorithm": describe(setup.trainer.algorithm),
@@ -579,7 +770,7 @@ def _callbacks(config: Train, setup: Setup, logger: Logger) -> list[Callback]:
     out, checkpoint = config.out_dir, setup.resumed_from
     best = checkpoint.state["best"] if checkpoint else None
     return [
-        AuditCallback(),
+        AuditCallback(audit_tolerance(setup.policy)),
         EvaluateCallback(
             config.engine,
             lambda policy: _evaluate(config, setup, policy),
@@ -598,6 +789,15 @@ def _callbacks(config: Train, setup: Setup, logger: Logger) -> list[Callback]:
     ]
 
 
+def audit_tolerance(policy: CausalLMPolicy) -> float:
+    """Return which distance of log-probabilities of sampler and trainer is no violation."""
+    import torch
+
+    from agents.audit.auditing import TOLERANCE, TOLERANCE_BFLOAT16
+
+    return TOLERANCE_BFLOAT16 if policy.model.dtype == torch.bfloat16 else TOLERANCE
+
+
 def _evaluate(config: Train, setup: Setup, policy: Policy) -> Evaluation:
     from agents.evaluate import evaluate
     from agents.policies.agent import PolicyAgent
@@ -607,6 +807,6 @@ def _evaluate(config: Train, setup: Setup, policy: Policy) -> Evaluation:
         PolicyAgent(policy, stops, max_new_tokens=config.max_new_tokens),
         setup.eval_questions,
         env_id=config.env_id,
-        env_kwargs={"engine": setup.engine, "max_turns": config.max_turns},
+        env_kwargs={"engine": setup.engine, "max_turns": config.max_turns, **_shown(config)},
         seed=config.seed,
     )

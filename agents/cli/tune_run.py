@@ -9,7 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 from typing import get_type_hints as annotations_of
 
 from rich.console import Console
@@ -203,7 +203,15 @@ def converted(value: Any, kind: Any) -> Any:
         items = value if isinstance(value, list) else [value]
         return tuple(converted(item, get_args(kind)[0]) for item in items)
     if get_origin(kind) is UnionType:
+        if value is None:
+            return None
         [kind] = [each for each in get_args(kind) if each is not type(None)]
+    if get_origin(kind) is Literal:
+        # YAML reads an unquoted true as no text.
+        value = str(value).lower() if isinstance(value, bool) else value
+        if value not in get_args(kind):
+            raise TypeError(f"one of {', '.join(get_args(kind))}")
+        return value
     if kind is float:
         return _to_float(value)
     expected = str if kind is Path else kind

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.policies.opening import encode_opening
 from zs_env.lm.generator import SamplingParams, TokenGenerator, TokenSession
 from zs_env.random import derive
 
@@ -65,7 +66,7 @@ class PolicyAgent:
         active = [slot for slot in range(count) if observations[slot]]
         completions = state.session.generate(
             active,
-            [self._policy.encode(observations[slot]) for slot in active],
+            [self._encode(observations[slot], opens=slot in started) for slot in active],
             [self._key(state, slot) for slot in active],
             self._greedy if deterministic else self._sampling,
         )
@@ -74,6 +75,11 @@ class PolicyAgent:
             actions[slot] = completion.text
             state.num_actions[slot] += 1
         return actions, state
+
+    def _encode(self, observation: str, *, opens: bool) -> list[int]:
+        if opens:
+            return encode_opening(self._policy, observation)
+        return self._policy.encode(observation)
 
     def _key(self, state: PolicyState, slot: int) -> int:
         return derive(self._seed, slot, state.num_episodes[slot], state.num_actions[slot])

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agents.batch import Batch
+from agents.policies.chat import decide_chat, end_of_turn, opening_ids
 from agents.policies.critic import Critic
+from agents.policies.folders import ADAPTER_CONFIG_FILE, POLICIES, find_policy
+from agents.policies.logits import token_scores
+from agents.policies.model_options import ModelOptions
 from agents.policies.policy import TokenScores
 from agents.policies.states import action_states
 from zs_env.lm.transformers import TransformersLM, TransformersSession, no_progress_bars
-from zs_env.models import model_folder
 
-POLICIES: Final = ("base", "skill")
-"""The shipped models that are policies."""
+__all__ = ["POLICIES", "CausalLMPolicy", "find_policy"]
+
+POLICY_FILE: Final = "policy.json"
+"""Tells, in a model folder, how its contexts begin, where the tokenizer would say otherwise."""
 
 
 class CausalLMPolicy:
@@ -29,28 +35,62 @@ class CausalLMPolicy:
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        max_batch_size: int = 256,
+        max_batch_size: int = ModelOptions.rollout_batch_size,
+        *,
+        chat: bool | None = None,
+        logit_chunk: int = ModelOptions.logit_chunk,
+        gradient_checkpointing: bool = False,
     ) -> None:
-        """Wrap a loaded model; dropout must be off for sampled and scored numbers to agree."""
+        """Wrap a loaded model; dropout must be off for sampled and scored numbers to agree.
+
+        Args:
+            model: Any decoder-only model whose cache holds keys and values.
+            tokenizer: Its tokenizer.
+            max_batch_size: Rows that are sampled in one forward pass, at most.
+            chat: Whether contexts begin in the tokenizer's chat template; None means where there
+                is one. The template's end of turn then ends a text, too.
+            logit_chunk: Tokens whose logits exist at the same time in training.
+            gradient_checkpointing: Whether the backward pass computes each layer again.
+
+        Raises:
+            ValueError: If `chat` is true and the tokenizer has no template.
+        """
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self.chat = decide_chat(chat, tokenizer)
+        self._logit_chunk, self._recompute = logit_chunk, gradient_checkpointing
         self._generator = TransformersLM(model, tokenizer, max_batch_size)
+        if self.chat and (end := end_of_turn(tokenizer)) is not None:
+            settings: Any = model.generation_config
+            settings.eos_token_id = sorted(self._generator.end_ids() | {end})
 
     @classmethod
-    def load(cls, name: str | Path, device: str | torch.device = "cpu") -> CausalLMPolicy:
-        """Load a shipped model by its name, or a model folder.
+    def load(
+        cls,
+        name: str | Path,
+        device: str | torch.device = "cpu",
+        options: ModelOptions | None = None,
+    ) -> CausalLMPolicy:
+        """Load a policy.
+
+        Args:
+            name: As for `find_policy`. A folder with a LoRA adapter gives a policy that trains
+                the adapter.
+            device: Where it goes.
+            options: How it is loaded and trained; None means the defaults.
 
         Raises:
             FileNotFoundError: If there is no model in the folder.
-            ValueError: If its weights are damaged.
+            ValueError: If its weights are damaged, or an option does not suit it.
+            ImportError: If it needs peft, which is not installed.
         """
-        folder = find_policy(name)
-        # Training needs float32 master weights, also where sampling could do with less.
-        try:
-            lm = TransformersLM.from_pretrained(folder, device, dtype=torch.float32)
-        except SafetensorError as error:
-            raise ValueError(f"`policy` must be a readable model, got {folder}: {error}") from error
-        return cls(lm.model, lm.tokenizer)
+        folder, options = find_policy(name), options or ModelOptions()
+        if options.lora_rank or (folder / ADAPTER_CONFIG_FILE).is_file():
+            from agents.policies.lora import load_lora_policy
+
+            return load_lora_policy(name, device, options)
+        lm = load_lm(folder, device, options)
+        return cls(lm.model, lm.tokenizer, **settings_of(folder, options))
 
     def session(self, num_rows: int) -> TransformersSession:
         """Return empty contexts."""
@@ -59,6 +99,14 @@ class CausalLMPolicy:
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`."""
         return self._generator.encode(text)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Return the ids of the observation that opens an episode.
+
+        Raises:
+            ValueError: If the chat template refuses it.
+        """
+        return opening_ids(text, self.tokenizer, self.chat)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens included."""
@@ -76,20 +124,13 @@ class CausalLMPolicy:
     def score(self, batch: Batch, temperature: float = 1.0) -> TokenScores:
         """Score the action tokens of `batch` in row-major order.
 
-        Only their logits are computed: the vocabulary is the widest layer of a small model, and
-        most tokens of a transcript are documents.
+        Only their logits are computed, and not all at once: no layer is as wide as the vocabulary,
+        and most tokens of a transcript are documents.
         """
         batch = batch.to(self.model.device)
-        wanted = batch.action_mask[:, 1:]
-        states = action_states(self.model.base_model, batch)
-        logits = self.model.get_output_embeddings()(states).float()
-        if temperature not in (0, 1):
-            logits = logits / temperature
-        logprobs = torch.log_softmax(logits, -1)
-        chosen = logprobs.gather(-1, batch.token_ids[:, 1:][wanted][:, None])[:, 0]
-        with torch.no_grad():
-            entropy = -(logprobs.exp() * logprobs).sum(-1)
-        return TokenScores(chosen, entropy)
+        states = action_states(self.model.base_model, batch, recompute=self._recompute)
+        chosen = batch.token_ids[:, 1:][batch.action_mask[:, 1:]]
+        return token_scores(self.model, states, chosen, temperature, self._logit_chunk)
 
     def parameters(self) -> Iterable[torch.nn.Parameter]:
         """Return the trainable parameters."""
@@ -104,38 +145,68 @@ class CausalLMPolicy:
 
     def make_critic(self) -> Critic:
         """Return a critic that starts from the policy's weights."""
-        return Critic(self.model).eval()
+        return Critic(self.model, gradient_checkpointing=self._recompute).eval()
 
     def frozen_copy(self) -> CausalLMPolicy:
         """Return an independent copy without gradients."""
         model = copy.deepcopy(self.model).requires_grad_(False)
-        return CausalLMPolicy(model, self.tokenizer, self._generator.max_batch_size)
+        return CausalLMPolicy(model, self.tokenizer, **self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        """Return all arguments of `__init__` but the model and its tokenizer."""
+        return {
+            "max_batch_size": self._generator.max_batch_size,
+            "chat": self.chat,
+            "logit_chunk": self._logit_chunk,
+            "gradient_checkpointing": self._recompute,
+        }
 
     def save(self, folder: Path) -> None:
         """Write weights, configuration and tokenizer in Hugging Face format."""
         with no_progress_bars():
             self.model.save_pretrained(folder)
+        self._save_tokenizer(folder)
+
+    def _save_tokenizer(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
+        if self.chat != bool(self.tokenizer.chat_template):
+            text = json.dumps({"chat": self.chat}) + "\n"
+            (folder / POLICY_FILE).write_text(text, encoding="utf-8")
 
 
-def find_policy(name: str | Path) -> Path:
-    """Return the model folder that `name` means.
-
-    Args:
-        name: A shipped policy (`base`, `skill`), a model folder, or a run folder, whose last
-            checkpoint is meant.
+def load_lm(folder: Path, device: str | torch.device, options: ModelOptions) -> TransformersLM:
+    """Load the model in a folder, in the type that the options say.
 
     Raises:
-        FileNotFoundError: If no model is there.
+        ValueError: If its weights are damaged, or it is of a kind that is no causal LM.
     """
-    # A Path is a folder even if it is called like a shipped model.
-    if isinstance(name, str) and name in POLICIES:
-        return model_folder(name)
-    for folder in (Path(name), Path(name) / "checkpoint"):
-        has_tokenizer = (folder / "tokenizer.json").is_file() or list(folder.glob("vocab*"))
-        has_model = (folder / "config.json").is_file() and list(folder.glob("*.safetensors"))
-        if has_model and has_tokenizer:
-            return folder
-    raise FileNotFoundError(
-        f"`policy` must name a shipped model or a folder with one, got {name!s}"
-    )
+    dtype = getattr(torch, options.dtype_on(torch.device(device).type))
+    try:
+        return TransformersLM.from_pretrained(folder, device, dtype=dtype)
+    except SafetensorError as error:
+        raise ValueError(f"`policy` must be a readable model, got {folder}: {error}") from error
+
+
+def settings_of(folder: Path, options: ModelOptions) -> dict[str, Any]:
+    """Return the arguments of a policy, but for the model and its tokenizer.
+
+    Raises:
+        ValueError: If the folder's own file cannot be read.
+    """
+    return {
+        "max_batch_size": options.rollout_batch_size,
+        "chat": _saved_chat(folder) if options.wants_chat is None else options.wants_chat,
+        "logit_chunk": options.logit_chunk,
+        "gradient_checkpointing": options.gradient_checkpointing,
+    }
+
+
+def _saved_chat(folder: Path) -> bool | None:
+    """Return what a policy's own file says of how its contexts begin; None if it has none."""
+    file = folder / POLICY_FILE
+    if not file.exists():
+        return None
+    try:
+        return bool(json.loads(file.read_text(encoding="utf-8"))["chat"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} must tell `chat`: {error!r}") from error

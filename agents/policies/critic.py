@@ -15,9 +15,15 @@ from agents.policies.states import action_states
 class Critic(torch.nn.Module):
     """Predicts what is still to be earned; shares no weights with the policy."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        """Start from a copy of a causal LM's body, and from a value of 0 everywhere."""
+    def __init__(self, model: PreTrainedModel, *, gradient_checkpointing: bool = False) -> None:
+        """Start from a copy of a causal LM's body, and from a value of 0 everywhere.
+
+        Args:
+            model: The causal LM.
+            gradient_checkpointing: Whether the backward pass computes each layer again.
+        """
         super().__init__()
+        self._recompute = gradient_checkpointing
         self.body = cast(PreTrainedModel, copy.deepcopy(model.base_model)).requires_grad_(True)
         # In float32 whatever the body is: a value is a sum of small corrections.
         self.head = torch.nn.Linear(model.config.hidden_size, 1, device=model.device)
@@ -30,6 +36,7 @@ class Critic(torch.nn.Module):
         The value of action token t is read off position t - 1, as its probability is: it knows
         everything before the token, and nothing of the token.
         """
-        states = action_states(self.body, batch.to(self.head.weight.device))
+        batch = batch.to(self.head.weight.device)
+        states = action_states(self.body, batch, recompute=self._recompute)
         values: torch.Tensor = self.head(states.to(self.head.weight.dtype))[:, 0]
         return values

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agents.batch import Batch
 from zs_env.lm.attention import causal_mask
 
 
-def action_states(body: PreTrainedModel, batch: Batch) -> torch.Tensor:
+def action_states(body: PreTrainedModel, batch: Batch, *, recompute: bool = False) -> torch.Tensor:
     """Return the last hidden states from which the action tokens are predicted.
 
     The state of action token t is that at t - 1: it has seen everything before the token, and
@@ -19,6 +26,8 @@ def action_states(body: PreTrainedModel, batch: Batch) -> torch.Tensor:
     Args:
         body: A decoder without its language-model head.
         batch: On the decoder's device.
+        recompute: Whether the backward pass computes each layer again, of which only the input
+            is kept (gradient checkpointing).
 
     Returns:
         (N, hidden size), in row-major order.
@@ -28,9 +37,49 @@ def action_states(body: PreTrainedModel, batch: Batch) -> torch.Tensor:
     length = int(wanted.any(0).nonzero().max()) + 1 if wanted.any() else 0
     if not length:
         return torch.zeros(0, body.config.hidden_size, dtype=body.dtype, device=body.device)
-    hidden: torch.Tensor = body(
-        input_ids=batch.token_ids[:, :length],
-        attention_mask=causal_mask(length, body.dtype, body.device),
-        use_cache=False,
-    ).last_hidden_state
+    # Padding is on the right, where nothing that counts can see it. Without a mask, the model makes
+    # its own, which are right everywhere; on a CPU one for all layers is faster, where it is right.
+    plain = body.device.type == "cpu" and not _has_windows(body)
+    mask = causal_mask(length, body.dtype, body.device) if plain else None
+    with recomputed_layers(body) if recompute and torch.is_grad_enabled() else nullcontext():
+        hidden: torch.Tensor = body(
+            input_ids=batch.token_ids[:, :length], attention_mask=mask, use_cache=False
+        ).last_hidden_state
     return hidden[wanted[:, :length]]
+
+
+def _has_windows(body: PreTrainedModel) -> bool:
+    """Return whether some layers do not see everything before a token."""
+    config: Any = body.config
+    kinds = set(getattr(config, "layer_types", None) or ())
+    return bool(kinds - {"full_attention"} or getattr(config, "sliding_window", None))
+
+
+@contextmanager
+def recomputed_layers(body: torch.nn.Module) -> Iterator[None]:
+    """Let every layer that runs in the body of the `with` be computed again in backward passes.
+
+    Transformers' own switch works in training mode only, where dropout would be on.
+
+    Raises:
+        ValueError: If the model has no layers that can be.
+    """
+    layers: list[Any] = [each for each in body.modules() if _is_layer(each)]
+    if not layers:
+        raise ValueError(
+            f"`gradient_checkpointing` must be off for a {type(body).__name__}, which does not "
+            "support it"
+        )
+    for layer in layers:
+        layer.forward = partial(
+            checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
+        )
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _is_layer(module: torch.nn.Module) -> bool:
+    return isinstance(module, GradientCheckpointingLayer)

@@ -365,6 +365,25 @@ def read_recipe(
     return Recipe(file, Path(out), tables)
 
 
+def read_table(file: Path, command: str, known: Collection[str]) -> Table:
+    """Return what a YAML file says that is one table of options.
+
+    Args:
+        file: The file.
+        command: Whose options they are, for messages.
+        known: Their names.
+
+    Raises:
+        DataError: If it is no such file; names the line.
+        OSError: If it cannot be read.
+    """
+    root = _parse(file)
+    if root is None:
+        raise DataError(f"{file}:1: a table of options of {command} was expected, got nothing")
+    [table] = _tables(file, command, known, (1, root), False)
+    return table
+
+
 def _parse(file: Path) -> Any:
     """Return the root node of a YAML file, None if there is none."""
     try:

@@ -1,0 +1,354 @@
+"""What `zerosearch train --dry-run` tells: models, data, tokens and memory, without any weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+
+from agents.cli.options import load_questions
+from agents.memory_plan import GIB, MemoryPlan, ModelShape, Workload, available_memory, plan
+from agents.policies.model_options import ALL_LINEAR, ModelOptions
+from zs_env.models import MODELS, model_folder
+from zs_env.search.names import Place, read_place
+from zs_env.search.registry import check_engine, names_engine
+from zs_env.search.simulator import MAX_TOKENS_OF_A_TEMPLATE, MAX_TOKENS_PER_DOCUMENT
+from zs_env.task.prompts import fill, make_prompt
+from zs_env.task.public_sets import PUBLIC_SETS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from agents.cli.train import Train
+
+QUESTION: Final = "which of the two directors of the film was born in the city of Port Vardale?"
+"""Stands for any question where the length of one is wanted."""
+
+_FRAME: Final = 24
+"""Tokens around the documents of a search: tags, titles and line breaks."""
+
+_CHARACTERS: Final = 4
+"""Of an English token, where there is no tokenizer to ask."""
+
+_CLIPPED: Final = 512
+"""Tokens of a document of any length, of which environments show 2048 characters."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What is read and written in an update, at the most.
+
+    Attributes:
+        prompt: Tokens of an opening.
+        action: Tokens of an action.
+        documents: Tokens that a search brings.
+        context: Tokens of a whole episode.
+        num_episodes: Episodes an update.
+        max_turns: Actions of an episode.
+    """
+
+    prompt: int
+    action: int
+    documents: int
+    context: int
+    num_episodes: int
+    max_turns: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training would be.
+
+    Attributes:
+        policy: The model that is trained.
+        simulator: The model that writes documents; None if that is not in this process.
+        engine: The engine's name.
+        questions: What is asked, in words.
+        tokens: What is read and written.
+        memory: What is needed on the device.
+        device: Where it is trained.
+    """
+
+    policy: ModelShape
+    simulator: ModelShape | None
+    engine: str
+    questions: str
+    tokens: Tokens
+    memory: MemoryPlan
+    device: str
+
+
+def make_plan(config: Train) -> Plan:
+    """Return what training would be; only configurations of models are read.
+
+    Raises:
+        ValueError: If an option is out of its range or names nothing.
+        FileNotFoundError: If a configuration is missing.
+    """
+    from agents.policies.folders import find_config
+
+    shape = read_shape(find_config(config.policy), _options(config))
+    if names_engine(config.engine) or ":" not in config.engine:
+        check_engine(config.engine)  # all else is an import path, and importing may do anything
+    tokens = count_tokens(config)
+    return Plan(
+        policy=shape,
+        simulator=simulator_shape(config.engine),
+        engine=config.engine,
+        questions=describe_questions(config),
+        tokens=tokens,
+        memory=plan(shape, make_workload(config, tokens, shape)),
+        device=config.device,
+    )
+
+
+def plan_memory(config: Train) -> MemoryPlan:
+    """Return what training needs of the device's memory; only the policy's configuration is read.
+
+    Raises:
+        ValueError: If an option is out of its range or names nothing.
+        FileNotFoundError: If a configuration is missing.
+    """
+    from agents.policies.folders import find_config
+
+    shape = read_shape(find_config(config.policy), _options(config))
+    return plan(shape, make_workload(config, count_tokens(config), shape))
+
+
+def _options(config: Train) -> ModelOptions:
+    from agents.cli.train import taken
+
+    options: ModelOptions = taken(ModelOptions, config)
+    return options
+
+
+def make_workload(config: Train, tokens: Tokens, shape: ModelShape) -> Workload:
+    """Return how a model is trained."""
+    import torch
+
+    from agents.cli.train import chosen_algorithm
+
+    needs = chosen_algorithm(config).needs
+    kind = torch.device(config.device).type
+    return Workload(
+        weight_bytes={"float32": 4, "bfloat16": 2}[_options(config).dtype_on(kind)],
+        needs_reference=bool(needs & {"reference_in_targets", "reference_in_loss"}),
+        needs_critic="critic" in needs,
+        num_episodes=tokens.num_episodes,
+        rollout_batch_size=config.rollout_batch_size,
+        context=min(tokens.context, shape.max_context),
+        tokens_per_pass=config.max_tokens_per_pass,
+        logit_chunk=config.logit_chunk,
+        gradient_checkpointing=config.gradient_checkpointing,
+        keeps_scores=kind == "cpu",
+    )
+
+
+# --- models -------------------------------------------------------------------------------------
+
+
+def read_shape(folder: Path, options: ModelOptions) -> ModelShape:
+    """Return the shape of the model whose config.json is in a folder.
+
+    Raises:
+        ValueError: If it is no causal LM's, or LoRA has no layer there.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config: Any = AutoConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    except (ValueError, KeyError, OSError, TypeError) as error:
+        raise ValueError(
+            f"`policy` must be a causal language model, got {folder / 'config.json'}: {error}"
+        ) from error
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return ModelShape(
+        architecture=type(model).__name__,
+        num_parameters=_count(model),
+        num_body_parameters=_count(model.base_model),
+        num_adapter_parameters=count_adapter(model, options),
+        num_layers=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        num_heads=heads,
+        kv_size=head_dim * (getattr(text, "num_key_value_heads", None) or heads),
+        vocab_size=text.vocab_size,
+        max_context=text.max_position_embeddings,
+    )
+
+
+def _count(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def count_adapter(model: PreTrainedModel, options: ModelOptions) -> int:
+    """Return the number of LoRA's parameters in a model, which may be on the meta device.
+
+    Raises:
+        ValueError: If it has none of the layers that are to have an adapter.
+    """
+    import torch
+
+    if not options.lora_rank:
+        return 0
+    head, targets = model.get_output_embeddings(), options.targets
+    sizes = [
+        module.in_features + module.out_features
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and (module is not head if targets == ALL_LINEAR else name.endswith(tuple(targets)))
+    ]
+    if not sizes:
+        raise ValueError(
+            f"`lora_targets` must name linear layers of the model, got {options.lora_targets!r}"
+        )
+    return options.lora_rank * sum(sizes)
+
+
+def simulator_shape(engine: str) -> ModelShape | None:
+    """Return the shape of the model that writes documents in this process, if one does.
+
+    Raises:
+        FileNotFoundError: If it should be there, and is not.
+    """
+    from agents.policies.folders import find_config
+
+    if engine in MODELS:
+        return read_shape(model_folder(engine), ModelOptions())
+    place = _simulator_place(engine)
+    if place is None or place.urls:
+        return None
+    return read_shape(find_config(place.name), ModelOptions())
+
+
+def _simulator_place(engine: str) -> Place | None:
+    scheme, _, rest = engine.partition(":")
+    return read_place(rest) if scheme in ("simulator", "vllm") and rest else None
+
+
+# --- data and tokens ----------------------------------------------------------------------------
+
+
+def describe_questions(config: Train) -> str:
+    """Return what is asked, in words; public sets are not downloaded to count them.
+
+    Raises:
+        ValueError: If there is no such set.
+    """
+    names = [name.strip() for name in config.questions.split(",")]
+    if any(name in PUBLIC_SETS for name in names):
+        return f"{', '.join(names)} ({config.split})"
+    questions = load_questions(config.questions, config.split, 0, config.seed)
+    return f"{', '.join(names)} ({config.split}): {len(questions):,} questions"
+
+
+def count_tokens(config: Train) -> Tokens:
+    """Return what is read and written in an update, at the most.
+
+    Raises:
+        ValueError: If there is no such prompt.
+    """
+    prompt = count_prompt(config, fill(make_prompt(config.prompt), QUESTION))
+    documents = config.top_k * document_tokens(config.engine) + _FRAME
+    turn = config.max_new_tokens + documents
+    return Tokens(
+        prompt=prompt,
+        action=config.max_new_tokens,
+        documents=documents,
+        context=prompt + config.max_turns * turn,
+        num_episodes=config.num_questions * config.group_size,
+        max_turns=config.max_turns,
+    )
+
+
+def count_prompt(config: Train, text: str) -> int:
+    """Return the tokens of an opening, by the policy's own tokenizer if it is there."""
+    from transformers import AutoTokenizer
+
+    from agents.policies.chat import decide_chat, opening_ids
+    from agents.policies.folders import find_config, has_tokenizer
+
+    folder = find_config(config.policy)
+    if not has_tokenizer(folder):
+        return len(text) // _CHARACTERS
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    chat = decide_chat(_options(config).wants_chat, tokenizer)
+    return len(opening_ids(text, tokenizer, chat))
+
+
+def document_tokens(engine: str) -> int:
+    """Return how many tokens a document of an engine has, at the most.
+
+    Example:
+        >>> [document_tokens(name) for name in ("simulator", "simulator:x?tokens=80", "bm25")]
+        [32, 80, 512]
+    """
+    place = _simulator_place(engine)
+    if place is None:
+        return MAX_TOKENS_PER_DOCUMENT if engine in MODELS else _CLIPPED
+    templated = place.options.get("prompt", "tuned") != "tuned"
+    default = MAX_TOKENS_OF_A_TEMPLATE if templated else MAX_TOKENS_PER_DOCUMENT
+    return int(place.options.get("tokens", default))
+
+
+# --- showing it ---------------------------------------------------------------------------------
+
+
+def print_plan(shown: Plan, console: Console) -> None:
+    """Print a plan: a few lines, then the memory as a table."""
+    from agents.cli.display import new_table, say
+
+    for line in plan_lines(shown):
+        say(console, line)
+    table = new_table()
+    for name in ("memory", "GiB", "bytes"):
+        table.add_column(name, justify="right" if name == "GiB" else "left")
+    for share in shown.memory.shares:
+        table.add_row(share.name, f"{share.num_bytes / GIB:.2f}", share.formula)
+    peak = "lasting parts, and the larger of sampling and learning"
+    table.add_row("at the most", f"{shown.memory.peak / GIB:.2f}", peak)
+    available = available_memory(shown.device)
+    free = "?" if available is None else f"{available / GIB:.2f}"
+    table.add_row(f"free on {shown.device}", free, "")
+    console.print(table)
+    if available is not None and shown.memory.certain <= available < shown.memory.peak:
+        say(console, "warning: long episodes may not fit")
+
+
+def plan_lines(shown: Plan) -> list[str]:
+    """Return all of a plan but its memory, in lines."""
+    tokens, policy = shown.tokens, shown.policy
+    lines = [f"policy: {_model_line(policy)}"]
+    if policy.num_adapter_parameters:
+        lines.append(f"trained: {policy.num_adapter_parameters:,} parameters (LoRA)")
+    if shown.simulator is None:
+        lines.append(f"engine: {shown.engine}")
+    else:
+        lines.append(f"simulator: {shown.engine}, {_model_line(shown.simulator)}")
+    lines.append(f"questions: {shown.questions}")
+    lines.append(
+        f"an episode: {tokens.prompt} tokens of prompt + {tokens.max_turns} turns × "
+        f"({tokens.action} written + {tokens.documents} read) = {tokens.context:,} at the most"
+    )
+    if tokens.context > policy.max_context:
+        lines.append(f"warning: the model reads {policy.max_context:,} tokens only")
+    written = tokens.num_episodes * tokens.max_turns * tokens.action
+    lines.append(
+        f"an update: {tokens.num_episodes:,} episodes, {written:,} tokens written and "
+        f"{tokens.num_episodes * tokens.context:,} in all, at the most"
+    )
+    return lines
+
+
+def _model_line(shape: ModelShape) -> str:
+    return (
+        f"{shape.architecture}, {shape.num_parameters:,} parameters, {shape.num_layers} layers, "
+        f"{shape.vocab_size:,} tokens, context {shape.max_context:,}"
+    )

@@ -1,0 +1,125 @@
+"""Where a policy is: a shipped one, a folder, a run, or a model on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Final
+
+from zs_env.models import model_folder
+
+POLICIES: Final = ("base", "skill")
+"""The shipped models that are policies."""
+
+ADAPTER_CONFIG_FILE: Final = "adapter_config.json"
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_CONFIG_FILES: Final = ["*.json", "*.txt", "*.model", "*.jinja"]
+
+
+def find_policy(name: str | Path) -> Path:
+    """Return the model folder that `name` means.
+
+    Args:
+        name: A shipped policy (`base`, `skill`), a model folder (with weights or a LoRA adapter,
+            and a tokenizer), a run folder, whose last checkpoint is meant, or a model's id on the
+            Hugging Face hub, which is downloaded unless it is in the cache.
+
+    Raises:
+        FileNotFoundError: If no model is there.
+    """
+    # A Path is a folder even if it is called like a shipped model.
+    if isinstance(name, str) and name in POLICIES:
+        return model_folder(name)
+    for folder in (Path(name), Path(name) / "checkpoint"):
+        if has_tokenizer(folder) and (_has_model(folder) or _has_adapter(folder)):
+            return folder
+    if is_hub_id(name):
+        return download(str(name), [*_CONFIG_FILES, "*.safetensors"])
+    raise FileNotFoundError(
+        f"`policy` must name a shipped model or a folder with one, or one on the hub, got {name!s}"
+    )
+
+
+def find_config(name: str | Path) -> Path:
+    """Return a folder with the configuration of the model that `name` means; weights may lack.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    if isinstance(name, str) and name in POLICIES:
+        return model_folder(name)
+    for folder in (Path(name), Path(name) / "checkpoint"):
+        if _has_config(folder):
+            return folder
+        if (folder / ADAPTER_CONFIG_FILE).is_file():
+            return find_config(base_of_adapter(folder))
+    if is_hub_id(name):
+        return download(str(name), _CONFIG_FILES)
+    raise FileNotFoundError(
+        f"`policy` must name a shipped model or a folder with one, or one on the hub, got {name!s}"
+    )
+
+
+def base_of_adapter(folder: Path) -> str:
+    """Return the name or folder of the model that a LoRA adapter is for.
+
+    Raises:
+        ValueError: If its configuration does not tell.
+    """
+    file = folder / ADAPTER_CONFIG_FILE
+    try:
+        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} must name `base_model_name_or_path`: {error!r}") from error
+    if not isinstance(base, str) or not base:
+        raise ValueError(f"{file} must name `base_model_name_or_path`, got {base!r}")
+    return base
+
+
+def is_hub_id(name: str | Path) -> bool:
+    """Return whether `name` can be the id of a model on the hub, and is no path that exists."""
+    return isinstance(name, str) and bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
+
+
+def download(name: str, patterns: list[str]) -> Path:
+    """Return a folder with some files of a model on the hub, or of its copy in the cache.
+
+    Raises:
+        FileNotFoundError: If it cannot be had; says why in one line.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise FileNotFoundError(
+            f"`policy` must name a shipped model or a folder with one, or one on the hub, "
+            f"got {name}: {reason}"
+        ) from error
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a tokenizer lies in a folder: Transformers would make an empty one."""
+    names = ("tokenizer.json", "tokenizer.model")
+    return any((folder / name).is_file() for name in names) or bool(list(folder.glob("vocab*")))
+
+
+def _has_config(folder: Path) -> bool:
+    """Return whether the configuration of a model is there; a run's has the same name."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "model_type" in found
+
+
+def _has_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and bool(list(folder.glob("*.safetensors")))
+
+
+def _has_adapter(folder: Path) -> bool:
+    names = (ADAPTER_CONFIG_FILE, "adapter_model.safetensors")
+    return all((folder / name).is_file() for name in names)

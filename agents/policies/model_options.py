@@ -1,0 +1,78 @@
+"""How a policy's model is loaded and trained; nothing here loads torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+DtypeName = Literal["auto", "float32", "bfloat16"]
+ChatChoice = Literal["auto", "true", "false"]
+
+ALL_LINEAR = "all-linear"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a policy's model is loaded and trained.
+
+    Attributes:
+        dtype: Type of the model's weights: float32, bfloat16, or auto, which is float32 but for
+            weights that LoRA leaves alone on another device than the CPU.
+        chat: Whether the question is put into the tokenizer's chat template: true, false, or
+            auto, which means where there is one.
+        gradient_checkpointing: Compute each layer again in the backward pass rather than keep
+            what it made.
+        logit_chunk: Tokens whose logits over the whole vocabulary exist at the same time in
+            training; more tokens are computed again in the backward pass.
+        rollout_batch_size: Episodes that are sampled in one forward pass, at most.
+        lora_rank: Rank of LoRA's matrices; 0 trains all weights.
+        lora_alpha: What LoRA adds is scaled by this over the rank.
+        lora_targets: Names of the layers with an adapter, with commas between, or all-linear.
+        seed: Key of LoRA's first weights.
+    """
+
+    dtype: DtypeName = "auto"
+    chat: ChatChoice = "auto"
+    gradient_checkpointing: bool = False
+    logit_chunk: int = 2048
+    rollout_batch_size: int = 256
+    lora_rank: int = 0
+    lora_alpha: float = 32.0
+    lora_targets: str = ALL_LINEAR
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ValueError: If one is out of its range.
+        """
+        for name, kinds in (("dtype", DtypeName), ("chat", ChatChoice)):
+            if getattr(self, name) not in get_args(kinds):
+                known = ", ".join(get_args(kinds))
+                raise ValueError(f"`{name}` must be one of {known}, got {getattr(self, name)!r}")
+        for name, lowest in (("logit_chunk", 1), ("rollout_batch_size", 1), ("lora_rank", 0)):
+            if getattr(self, name) < lowest:
+                value = getattr(self, name)
+                raise ValueError(f"`{name}` must be at least {lowest}, got {value!r}")
+        if not self.lora_alpha > 0:
+            raise ValueError(f"`lora_alpha` must be greater than 0, got {self.lora_alpha!r}")
+        if not self.targets:
+            raise ValueError(f"`lora_targets` must name layers, got {self.lora_targets!r}")
+
+    @property
+    def wants_chat(self) -> bool | None:
+        """Whether contexts begin as chats; None where the tokenizer is to decide."""
+        return {"auto": None, "true": True, "false": False}[self.chat]
+
+    @property
+    def targets(self) -> str | list[str]:
+        """The layers with an adapter, as peft takes them."""
+        names = [name.strip() for name in self.lora_targets.split(",") if name.strip()]
+        return ALL_LINEAR if names == [ALL_LINEAR] else names
+
+    def dtype_on(self, device_type: str) -> Literal["float32", "bfloat16"]:
+        """Return the type of the model's weights on a kind of device."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "bfloat16" if self.lora_rank and device_type != "cpu" else "float32"

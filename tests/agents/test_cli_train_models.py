@@ -1,0 +1,382 @@
+"""`zerosearch train` on models in the layouts of the hub, with recipes and plans."""
+
+import copy
+import json
+import re
+import shutil
+import socket
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from agents.cli.main import main, parse
+from agents.cli.recipes import recipe_options
+from agents.cli.train import Train
+from agents.metrics import read_metrics
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.policies.model_options import ModelOptions
+from zs_env.episode import Rules
+
+RECIPES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.yaml"))
+SHORT = (
+    "--steps 2 --num-questions 2 --group-size 2 --max-turns 2 --eval-every 0 --threads 1 "
+    "--max-new-tokens 8 --log-formats csv"
+).split()
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def instruct(tmp_path_factory, tiny_tokenizer_with_chat):
+    """Return a folder as the hub has it: shards, a chat template, an end of turn."""
+    folder = tmp_path_factory.mktemp("models") / "instruct"
+    tokenizer = tiny_tokenizer_with_chat
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder, max_shard_size="40KB")
+    tokenizer.save_pretrained(folder)
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_tokenizer_with_chat(tiny_tokenizer):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+def train(out, *options):
+    return main(["train", *SHORT, "--engine", "world", "--out", str(out), *map(str, options)])
+
+
+def rows(out):
+    return [
+        {key: value for key, value in row.items() if not key.startswith("time/")}
+        for row in read_metrics(out)
+    ]
+
+
+def failure(capsys, *options):
+    assert main(["train", *SHORT, *map(str, options)]) == 2
+    message = capsys.readouterr().err
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def test_defaults_are_those_of_the_library():
+    for kind in (ModelOptions, Rules):
+        names = {f.name for f in fields(kind)} & {f.name for f in fields(Train)} - {"prompt"}
+        assert names
+        assert all(getattr(Train, name) == getattr(kind(), name) for name in names)
+
+
+def test_an_instruct_model_is_trained_as_a_chat(instruct, tmp_path):
+    out = tmp_path / "run"
+    assert train(out, "--policy", instruct, "--prompt", "zerosearch", "--top-k", 2) == 0
+    config = json.loads((out / "config.json").read_text())["config"]
+    assert (config["chat"], config["prompt"], config["top_k"]) == ("auto", "zerosearch", 2)
+    assert not {"resume", "recipe", "dry_run"} & config.keys()
+    trained = CausalLMPolicy.load(out)
+    assert trained.chat
+    assert "<|im_start|>user" in trained.decode(trained.encode_prompt("Who?"))
+    # The question is told as it was asked, whatever frame the model reads it in.
+    record = json.loads((out / "transcripts.jsonl").read_text().splitlines()[0])
+    assert record["question"].endswith("?")
+    assert "im_start" not in record["question"]
+
+
+def test_a_chat_that_is_not_wanted_stays_unwanted(instruct, tmp_path):
+    out = tmp_path / "run"
+    assert train(out, "--policy", instruct, "--chat", "false", "--steps", 1) == 0
+    assert not CausalLMPolicy.load(out).chat
+    assert (
+        main(["evaluate", "--policy", str(out), "--engine", "world", "--num-questions", "2"]) == 0
+    )
+
+
+def test_adapters_are_trained_resumed_and_merged(instruct, tmp_path, capsys):
+    lora = ["--policy", instruct, "--lora-rank", 4, "--learning-rate", 1e-2, "--steps", 3]
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    assert train(straight, *lora, "--checkpoint-every", 1, "--keep-checkpoints", 9) == 0
+    newest = straight / "checkpoints" / "000003" / "policy.safetensors"
+    with safe_open(newest, "pt") as file:
+        assert all("lora_" in name for name in file.keys())  # noqa: SIM118
+    # As if the run had been killed after its first update.
+    straight.rename(stopped)
+    wanted = rows(stopped)
+    for number in ("000002", "000003"):
+        shutil.rmtree(stopped / "checkpoints" / number)
+    assert main(["train", "--resume", str(stopped)]) == 0
+    assert rows(stopped) == wanted
+    assert (stopped / "checkpoint" / "adapter_config.json").is_file()
+    assert main(["models", "merge", "--policy", str(stopped), "--out", str(tmp_path / "m")]) == 0
+    assert type(CausalLMPolicy.load(tmp_path / "m")) is CausalLMPolicy
+    capsys.readouterr()
+    message = failure(capsys, "--policy", stopped, "--out", tmp_path / "again")
+    assert "`policy` must be a whole model to start from" in message
+
+
+def test_memory_savers_and_bfloat16_train(instruct, tmp_path, capsys):
+    savers = ["--gradient-checkpointing", "--logit-chunk", 3, "--max-tokens-per-pass", 300]
+    assert train(tmp_path / "a", "--policy", instruct, *savers, "--rollout-batch-size", 2) == 0
+    assert "warning" not in capsys.readouterr().out
+    assert train(tmp_path / "b", "--policy", instruct, "--dtype", "bfloat16", "--steps", 1) == 0
+    assert "warning: weights in bfloat16 lose every step" in capsys.readouterr().out
+    assert (
+        CausalLMPolicy.load(tmp_path / "b", options=ModelOptions(dtype="bfloat16")).model.dtype
+        == torch.bfloat16
+    )
+
+
+def test_a_simulator_model_is_an_engine(instruct, tmp_path):
+    out = tmp_path / "run"
+    options = [*SHORT, "--steps", "1", "--policy", str(instruct), "--out", str(out)]
+    simulator = f"{instruct}?tokens=4"
+    assert main(["train", *options, "--simulator-model", simulator]) == 0
+    config = json.loads((out / "config.json").read_text())["config"]
+    assert config["engine"] == f"simulator:{simulator}"
+    assert config["simulator_model"] == ""
+
+
+def test_a_simulator_model_beside_an_engine_is_refused(capsys):
+    message = failure(capsys, "--engine", "world", "--simulator-model", "simulator-tiny")
+    assert "`engine` must be left out beside `simulator_model`, got 'world'" in message
+
+
+def test_several_sets_of_questions_are_asked_together(tmp_path):
+    files = []
+    for name in ("one", "two"):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text(json.dumps({"id": name, "question": f"{name}?", "answers": ["x"]}) + "\n")
+        files.append(str(file))
+    questions = ",".join(files)
+    options = ["--questions", questions, "--num-questions", "8", "--steps", "1"]
+    assert train(tmp_path / "run", *options) == 0
+    text = (tmp_path / "run" / "transcripts.jsonl").read_text()
+    asked = {json.loads(line)["question_id"] for line in text.splitlines()}
+    assert asked <= {"one", "two"}
+
+
+# --- mistakes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--policy", "no-such-model"], "`policy` must name a shipped model"),
+        (["--dtype", "float8"], "dtype"),
+        (["--lora-rank", "-1"], "`lora_rank` must be at least 0, got -1"),
+        (["--logit-chunk", "0"], "`logit_chunk` must be at least 1, got 0"),
+        (["--chat", "true"], "`chat` must be false for a tokenizer without chat template"),
+        (["--lora-rank", "2", "--lora-targets", "nope"], "`lora_targets` must name linear layers"),
+        (["--lora-rank", "2", "--algorithm", "ppo"], "`algorithm` must do without a critic"),
+        (["--prompt", "no placeholder"], "`prompt` must be"),
+        (["--top-k", "0"], "`top_k` must be at least 1, got 0"),
+        (["--simulator-model", "/no/such/folder"], "/no/such/folder"),
+        (["--device", "no-such-device", "--dry-run"], "`device` must be one that torch knows"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(capsys, tmp_path, options, message):
+    assert message in failure(capsys, "--out", tmp_path / "run", *options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_the_hub_does_not_give_is_told_in_one_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    message = failure(capsys, "--policy", "nobody/nothing", "--out", tmp_path / "run")
+    assert "one on the hub, got nobody/nothing: " in message
+
+
+def test_a_model_in_the_hubs_cache_is_found_offline(instruct, tmp_path, monkeypatch):
+    home = tmp_path / "models--some--instruct"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text("a" * 40)
+    (home / "snapshots").mkdir()
+    (home / "snapshots" / ("a" * 40)).symlink_to(instruct)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    policy = CausalLMPolicy.load("some/instruct", options=ModelOptions(lora_rank=2))
+    config = policy.adapter.peft_config["default"]
+    # Others find the model by its id, and not by where this machine keeps it.
+    assert config.base_model_name_or_path == "some/instruct"
+
+
+def test_a_dead_server_is_told_in_one_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("zs_env.remote.limits.Limits.backoff", lambda *_: 0.0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    engine = f"http://127.0.0.1:{port}/v1#sim"
+    options = ["--policy", "skill", "--max-new-tokens", 48, "--out", tmp_path / "run"]
+    message = failure(capsys, "--simulator-model", engine, *options)
+    assert "the simulator failed" in message
+    assert str(port) in message
+
+
+def test_a_full_memory_while_training_is_told_in_one_line(capsys, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(CausalLMPolicy, "score", full)
+    message = failure(capsys, "--engine", "world", "--out", tmp_path / "run")
+    assert "the memory of cpu is full (CUDA out of memory)" in message
+
+
+def test_too_little_memory_is_told_before_anything_is_loaded(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("agents.memory_plan.available_memory", lambda device: 10_000_000)
+    message = failure(capsys, "--engine", "world", "--out", tmp_path / "run")
+    assert "`device` must have 0.0 GiB of free memory (weights" in message
+    assert not (tmp_path / "run").exists()
+
+
+# --- recipes and plans --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_recipes_have_the_papers_settings(file):
+    config = recipe_options(file)
+    assert (config.num_questions, config.group_size, config.steps) == (64, 5, 200)
+    assert (config.kl_coef, config.clip_range, config.temperature) == (0.001, 0.2, 1.0)
+    assert (config.max_turns, config.top_k) == (5, 5)
+    assert (config.noise_start, config.noise_end, config.noise_base) == (0.0, 0.5, 4)
+    assert config.questions == "nq,hotpotqa"
+    assert config.prompt == "zerosearch"
+    if "lora" in file.stem:
+        assert (config.lora_rank, config.lora_alpha) == (16, 32)
+    else:
+        assert (config.learning_rate, config.dtype) == (1e-6, "float32")
+    # A number with an exponent is a text to YAML, and `1.0` must stay a number.
+    assert isinstance(config.learning_rate, float)
+    assert f"--recipe examples/recipes/{file.name}" in file.read_text()
+
+
+def test_there_are_recipes_of_all_models_in_full_and_with_lora():
+    assert [file.stem for file in RECIPES] == [
+        f"{model}{kind}"
+        for model in ("llama-3.2-3b", "qwen2.5-3b", "qwen2.5-7b")
+        for kind in ("-lora", "")
+    ]
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_a_recipe_is_planned_offline_with_a_local_configuration(file, tmp_path, capsys):
+    """The model is replaced by a configuration without weights."""
+    model = {
+        "model_type": "qwen2",
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 32768,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(model))
+    out = tmp_path / "run"
+    options = ["--policy", str(tmp_path), "--dry-run", "--out", str(out)]
+    assert main(["train", "--recipe", str(file), *options]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Qwen2ForCausalLM, 3,085,938,688 parameters, 36 layers" in text
+    assert "320 episodes" in text
+    assert "5 turns × (500 written + 344 read)" in text
+    for name in ("weights", "gradients", "optimiser", "reference", "keys and values", "logits"):
+        assert name in text
+    assert ("29,933,568 parameters (LoRA)" in text) == ("lora" in file.stem)
+    assert not out.exists()
+
+
+def test_a_plan_tells_of_a_shipped_policy_and_its_simulator(capsys):
+    assert main(["train", "--dry-run", "--threads", "1"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "simulator: simulator, Qwen2ForCausalLM" in text
+    assert "miniwiki (train): 1,068 questions" in text
+    assert "free on cpu" in text
+
+
+def test_a_plan_imports_no_engine_of_ones_own(capsys):
+    assert main(["train", "--dry-run", "--engine", "no_such_module:Engine"]) == 0
+    assert "engine: no_such_module:Engine" in capsys.readouterr().out
+    assert main(["train", "--dry-run", "--engine", "google"]) == 2
+
+
+def test_what_is_given_comes_before_the_recipe(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("steps: 7\ngroup_size: 3\nchat: false\ntarget_kl: null\n")
+    command = parse(["train", "--recipe", str(file), "--steps", "9"])
+    assert (command.steps, command.group_size, command.chat) == (9, 3, "false")
+    assert command.target_kl is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps: 3\nstepz: 4\n", ":2: unknown option of train: `stepz`"),
+        ("steps: many\n", ":1: `steps` must be an integer, got 'many'"),
+        ("steps: 1\nsteps: 2\n", ":2: `steps` must stand once"),
+        ("schedule: round\n", ":1: `schedule` must be one of constant, linear, cosine"),
+        ("recipe: other.yaml\n", ":1: unknown option of train: `recipe`"),
+        ("- steps\n", ":1: a table of options of train was expected"),
+        ("", ":1: a table of options of train was expected, got nothing"),
+        ("steps: [", ":1: "),
+    ],
+)
+def test_a_mistake_in_a_recipe_names_its_line(capsys, tmp_path, text, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    assert main(["train", "--recipe", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert f"{file}{message}" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_recipe_beside_a_run_to_resume_is_refused(capsys, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("steps: 3\n")
+    assert main(["train", "--recipe", str(file), "--resume", str(tmp_path)]) == 2
+    assert "`recipe` must be left out beside `resume`" in capsys.readouterr().err
+
+
+def test_the_options_of_a_run_are_a_recipe(tmp_path):
+    out = tmp_path / "run"
+    assert train(out, "--steps", 1) == 0
+    config = json.loads((out / "config.json").read_text())["config"]
+    file = tmp_path / "again.yaml"
+    file.write_text(yaml.safe_dump(config))
+    assert vars(recipe_options(file)) == vars(Train(**config))
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+
+
+def test_the_page_names_every_option_and_recipe():
+    options = {f.name for f in fields(ModelOptions)} - {"seed"}
+    named = [f"--{name.replace('_', '-')}" for name in options]
+    assert not [
+        text for text in (*named, *(f"`{file.name}`" for file in RECIPES)) if text not in PAGE
+    ]
+
+
+def test_the_snippets_of_the_page_run():
+    for snippet in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+        exec(snippet, {})

@@ -1,0 +1,214 @@
+"""The plan of the memory, against real counts and against what autograd keeps."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from agents.batch import Batch
+from agents.cli.plan import count_adapter, read_shape
+from agents.memory_plan import GIB, Workload, available_memory, plan
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.policies.model_options import ModelOptions
+from agents.trajectory import Trajectory
+from agents.weights import Weights
+from zs_env.models import MODELS, model_folder
+
+CONFIGS = {
+    "qwen2.5-3b": {
+        "model_type": "qwen2",
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 32768,
+    },
+    "qwen2.5-7b": {
+        "model_type": "qwen2",
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+        "tie_word_embeddings": False,
+        "max_position_embeddings": 131072,
+    },
+    "llama-3.2-3b": {
+        "model_type": "llama",
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 128256,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 131072,
+    },
+}
+# As their cards tell.
+PARAMETERS = {
+    "qwen2.5-3b": 3_085_938_688,
+    "qwen2.5-7b": 7_615_616_512,
+    "llama-3.2-3b": 3_212_749_824,
+}
+WORK = Workload(
+    weight_bytes=4,
+    needs_reference=True,
+    needs_critic=False,
+    num_episodes=10,
+    rollout_batch_size=4,
+    context=100,
+    tokens_per_pass=200,
+    logit_chunk=50,
+    gradient_checkpointing=False,
+    keeps_scores=False,
+)
+
+
+def config_folder(tmp_path: Path, name: str) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]))
+    return tmp_path
+
+
+def parts(shape, work=WORK):
+    return {share.name: share.num_bytes for share in plan(shape, work).shares}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parameters_of_large_models_are_counted_without_weights(name, tmp_path):
+    assert (
+        read_shape(config_folder(tmp_path, name), ModelOptions()).num_parameters
+        == (PARAMETERS[name])
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_are_those_of_the_weights(name):
+    folder = model_folder(name)
+    shape = read_shape(folder, ModelOptions())
+    assert shape.num_parameters == Weights.read(folder).num_parameters
+    assert shape.num_adapter_parameters == 0
+
+
+@pytest.mark.parametrize("targets", ["all-linear", "q_proj,v_proj"])
+def test_adapters_are_counted_as_peft_makes_them(targets):
+    options = ModelOptions(lora_rank=3, lora_targets=targets)
+    policy = CausalLMPolicy.load("base", options=options)
+    counted = sum(parameter.numel() for parameter in policy.parameters())
+    model = AutoModelForCausalLM.from_pretrained(model_folder("base"))
+    assert count_adapter(model, options) == counted
+
+
+def test_a_full_training_keeps_weights_gradients_moments_and_the_reference(tmp_path):
+    shape = read_shape(config_folder(tmp_path, "qwen2.5-3b"), ModelOptions())
+    num = PARAMETERS["qwen2.5-3b"]
+    found = parts(shape)
+    assert [found[name] / num for name in ("weights", "gradients", "optimiser", "reference")] == [
+        4,
+        4,
+        8,
+        4,
+    ]
+    assert plan(shape, WORK).certain == 20 * num
+    assert "reference" not in parts(shape, replace(WORK, needs_reference=False))
+    assert found["keys and values"] == 14 * 100 * 2 * 36 * 2 * 128 * 4
+    assert found["logits"] == 50 * 151936 * 20
+
+
+def test_an_adapter_saves_gradients_moments_and_the_reference(tmp_path):
+    folder = config_folder(tmp_path, "qwen2.5-3b")
+    shape = read_shape(folder, ModelOptions(lora_rank=16))
+    assert shape.num_adapter_parameters == 29_933_568
+    found = parts(shape, replace(WORK, weight_bytes=2))
+    adapter = 4 * 29_933_568
+    assert found["weights"] == 2 * PARAMETERS["qwen2.5-3b"] + adapter
+    assert (found["gradients"], found["optimiser"]) == (adapter, 2 * adapter)
+    assert found["reference"] == 0
+
+
+def test_a_critic_costs_a_further_body_with_gradients_and_moments(tmp_path):
+    shape = read_shape(config_folder(tmp_path, "qwen2.5-7b"), ModelOptions())
+    head = 152064 * 3584
+    assert shape.num_body_parameters == PARAMETERS["qwen2.5-7b"] - head
+    found = parts(shape, replace(WORK, needs_critic=True))
+    assert found["critic"] == 16 * shape.num_body_parameters
+
+
+def kept_bytes(policy, batch):
+    """Return what a backward pass would find, weights left out."""
+    weights = {p.untyped_storage().data_ptr() for p in policy.model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        policy.score(batch)
+        return sum(size for size, _ in kept.values())
+
+
+@pytest.mark.parametrize("length", [64, 160])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_activations_are_what_autograd_keeps(tiny_tokenizer, tmp_path, length, checkpointing):
+    config = LlamaConfig(
+        vocab_size=352,
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=12,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(tmp_path)
+    policy = CausalLMPolicy(model, tiny_tokenizer, gradient_checkpointing=checkpointing)
+    trajectory = Trajectory()
+    trajectory.observe([1] * (length - 2))
+    trajectory.act([2, 3], [0.0, 0.0])
+    rows = 4
+    batch = Batch.from_trajectories([trajectory] * rows)
+    work = replace(
+        WORK,
+        context=length,
+        tokens_per_pass=rows * length,
+        gradient_checkpointing=checkpointing,
+        keeps_scores=True,
+    )
+    shape = read_shape(tmp_path, ModelOptions())
+    planned, measured = parts(shape, work)["activations"], kept_bytes(policy, batch)
+    if checkpointing:
+        # A layer that is computed again is not there yet.
+        layer = parts(shape, replace(work, gradient_checkpointing=False))["activations"] / 12
+        planned -= layer
+    assert 0.7 < planned / measured < 1.5
+
+
+def test_too_little_memory_is_told_in_one_line(tmp_path):
+    shape = read_shape(config_folder(tmp_path, "qwen2.5-7b"), ModelOptions())
+    free = available_memory("cpu")
+    many = replace(shape, num_parameters=free)
+    with pytest.raises(ValueError, match=r"`device` must have .* GiB of free memory \(weights"):
+        plan(many, WORK).check("cpu")
+    plan(replace(shape, num_parameters=1000), WORK).check("cpu")
+
+
+def test_memory_that_is_free_is_some_of_what_there_is():
+    assert 0.01 < available_memory("cpu") / GIB < 10_000
+    assert available_memory("meta") is None
+
+
+def test_a_folder_without_a_causal_model_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "no-such-type"}')
+    with pytest.raises(ValueError, match="`policy` must be a causal language model, got"):
+        read_shape(tmp_path, ModelOptions())
