@@ -43,6 +43,7 @@ from agents.trainer_config import Schedule
 
 if TYPE_CHECKING:
     from agents.checkpoint import Checkpoint
+    from agents.distributed import Processes
     from agents.evaluate import Evaluation
     from agents.learner import NonFiniteLossError
     from agents.metrics import Logger
@@ -188,14 +189,22 @@ class Train:
 
     def run(self) -> None:
         """Train, and say where the results are."""
-        from agents.cli.display import say
+        from agents.distributed import join
 
-        console = Console()
         with usage_errors():
             run = read_run(Path(self.resume)) if self.resume else None
             config = self if run is None else resumed(self, run)
+            processes = join(config.device)
+        with processes:
+            self._run(run, config, processes)
+
+    def _run(self, run: RunRecord | None, config: Train, processes: Processes) -> None:
+        from agents.cli.display import say
+
+        console = Console(quiet=not processes.is_first)
+        with usage_errors():
             threads = use_threads(config.threads)
-            setup = prepare(config)
+            setup = prepare(config, processes)
             if run is not None:
                 setup = restore(config, run, setup, console)
         done = setup.trainer.num_updates_done
@@ -326,20 +335,26 @@ class Setup:
     resumed_from: Checkpoint | None = None
 
 
-def prepare(config: Train) -> Setup:
+def prepare(config: Train, processes: Processes | None = None) -> Setup:
     """Check every option and load what they name.
+
+    Args:
+        config: The options.
+        processes: Those that train together; None is this one alone.
 
     Raises:
         ValueError: If an option is out of its range or names nothing.
         FileNotFoundError: If there is no model where one should be.
     """
     from agents.algorithms.registry import make_algorithm
+    from agents.distributed import ALONE
     from agents.policies.causal_lm import CausalLMPolicy, find_policy
     from agents.trainer import Trainer
     from agents.trainer_config import TrainerConfig
     from zs_env.search.curriculum import ExponentialCurriculum
 
     _check(config)
+    processes = processes or ALONE
     overrides = {name: getattr(config, name) for name in ("kl_coef", "clip_range")}
     algorithm = make_algorithm(config.algorithm, overrides)
     curriculum = ExponentialCurriculum(config.noise_start, config.noise_end, config.noise_base)
@@ -347,9 +362,11 @@ def prepare(config: Train) -> Setup:
     settings = TrainerConfig(**shared)
     questions = _eval_questions(config)
     engine = load_cached_engine(config.engine, config.cache, config.cache_mode)
-    env = make_env(config, engine)
-    policy = CausalLMPolicy.load(config.policy, config.device)
-    trainer = Trainer(policy, env, algorithm, config=settings, curriculum=curriculum)
+    env = make_env(config, engine, len(processes.share(config.num_questions, "num_questions")))
+    policy = CausalLMPolicy.load(config.policy, processes.device(config.device))
+    trainer = Trainer(
+        policy, env, algorithm, config=settings, curriculum=curriculum, processes=processes
+    )
     checksum = weights_checksum(find_policy(config.policy))
     return Setup(policy, engine, trainer, questions, checksum)
 
@@ -437,8 +454,10 @@ def _is_run(out: Path) -> bool:
         return False
 
 
-def make_env(config: Train, engine: SearchEngine) -> gym.vector.VectorEnv[Any, Any, Any]:
-    """Return the environment to train in.
+def make_env(
+    config: Train, engine: SearchEngine, num_questions: int | None = None
+) -> gym.vector.VectorEnv[Any, Any, Any]:
+    """Return the environment to train in, of a part of the questions of an update if wanted.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -450,7 +469,7 @@ def make_env(config: Train, engine: SearchEngine) -> gym.vector.VectorEnv[Any, A
     asked: dict[str, Any] = {"questions": config.questions}
     return gym.make_vec(
         config.env_id,
-        num_envs=config.num_questions * config.group_size,
+        num_envs=(num_questions or config.num_questions) * config.group_size,
         group_size=config.group_size,
         engine=engine,
         split=config.split,
@@ -475,9 +494,10 @@ def execute(config: Train, setup: Setup, console: Console, threads: int) -> bool
 
     out, trainer = config.out_dir, setup.trainer
     with StopOnSignal() as stop:
-        if setup.resumed_from is None:
-            start_folder(out)
-        write_json(out / CONFIG_FILE, describe(config, setup, threads))
+        if trainer.processes.is_first:
+            if setup.resumed_from is None:
+                start_folder(out)
+            write_json(out / CONFIG_FILE, describe(config, setup, threads))
         learn(config, setup, console, stop)
     trainer.env.close()
     if trainer.num_updates_done == config.steps and stop.received is None:
@@ -496,20 +516,23 @@ def learn(config: Train, setup: Setup, console: Console, stop: Callback) -> None
     """Do the updates that are left."""
     from agents.audit import AuditError
     from agents.callbacks import ProgressCallback
+    from agents.distributed import PeerError
     from agents.learner import NonFiniteLossError
     from agents.metrics import Logger
 
     trainer = setup.trainer
     with ExitStack() as stack:
-        first = trainer.num_updates_done + 1 if trainer.num_updates_done else 0
-        logger = stack.enter_context(Logger(config.out_dir, log_formats(config), first))
-        progress = stack.enter_context(ProgressCallback(console, config.steps, config.engine))
-        callbacks = [*_callbacks(config, setup, logger), progress, stop]
+        callbacks = [_checkpoints(config, setup), stop]
+        if trainer.processes.is_first:
+            first = trainer.num_updates_done + 1 if trainer.num_updates_done else 0
+            logger = stack.enter_context(Logger(config.out_dir, log_formats(config), first))
+            progress = stack.enter_context(ProgressCallback(console, config.steps, config.engine))
+            callbacks = [*_callbacks(config, setup, logger), progress, stop]
         try:
             trainer.learn(None if trainer.num_updates_done else config.steps, callbacks)
         except NonFiniteLossError as error:
             raise CommandError(save_failed(config.out_dir, trainer, error)) from error
-        except AuditError as error:
+        except (AuditError, PeerError) as error:
             raise CommandError(str(error)) from error
 
 
@@ -560,6 +583,7 @@ def describe(config: Train, setup: Setup, threads: int) -> dict[str, Any]:
         "config": options,
         "algorithm": describe(setup.trainer.algorithm),
         "start_weights_sha256": setup.weights_checksum,
+        "num_processes": setup.trainer.processes.size,
         **provenance(),
     }
 
@@ -568,16 +592,13 @@ def _callbacks(config: Train, setup: Setup, logger: Logger) -> list[Callback]:
     """Return what happens during an update and at its end, in its order."""
     from agents.audit import AuditCallback
     from agents.callbacks import (
-        Best,
-        CheckpointCallback,
         EvaluateCallback,
         MetricsCallback,
         PlotCallback,
         TranscriptCallback,
     )
 
-    out, checkpoint = config.out_dir, setup.resumed_from
-    best = checkpoint.state["best"] if checkpoint else None
+    out = config.out_dir
     return [
         AuditCallback(),
         EvaluateCallback(
@@ -587,15 +608,22 @@ def _callbacks(config: Train, setup: Setup, logger: Logger) -> list[Callback]:
         ),
         MetricsCallback(logger),
         TranscriptCallback(out, lambda ids: str(setup.policy.tokenizer.decode(ids))),
-        CheckpointCallback(
-            out,
-            every=config.checkpoint_every,
-            keep=config.keep_checkpoints,
-            best_key=f"eval/{config.engine}/exact_match",
-            best=Best(**best) if best else None,
-        ),
+        _checkpoints(config, setup),
         PlotCallback(out),
     ]
+
+
+def _checkpoints(config: Train, setup: Setup) -> Callback:
+    from agents.callbacks import Best, CheckpointCallback
+
+    best = setup.resumed_from.state["best"] if setup.resumed_from else None
+    return CheckpointCallback(
+        config.out_dir,
+        every=config.checkpoint_every,
+        keep=config.keep_checkpoints,
+        best_key=f"eval/{config.engine}/exact_match",
+        best=Best(**best) if best else None,
+    )
 
 
 def _evaluate(config: Train, setup: Setup, policy: Policy) -> Evaluation:
