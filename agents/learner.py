@@ -302,7 +302,8 @@ class Learner:
         moments = {
             index: {
                 # A count of steps has no shape, and belongs to no shard.
-                name: placed(parameters[index], value) if torch.is_tensor(value) and value.ndim
+                name: placed(parameters[index], value)
+                if torch.is_tensor(value) and value.ndim
                 else value
                 for name, value in entries.items()
             }

@@ -115,6 +115,13 @@ class Trainee(torch.nn.Module):
 class ShardedTrainee(Trainee):
     """The modules that are trained, their weights and gradients shared out by FSDP2."""
 
+    def forward(
+        self, rows: Batch, temperature: float, *, policy: bool = True, critic: bool = True
+    ) -> Answers:
+        """Answer for some rows; no view of another tensor, through which FSDP could not see."""
+        answers = super().forward(rows, temperature, policy=policy, critic=critic)
+        return Answers(*(None if each is None else each.clone() for each in answers))
+
     def _idle(self, shares: Sequence[Sequence[torch.Tensor]], num: int) -> Iterator[Pass]:
         for _ in range(max(map(len, shares)) - num):
             # The first share has a row if any has.
@@ -153,9 +160,7 @@ class ShardedTrainee(Trainee):
                 sampling.copy_(self.whole(trained))
 
 
-def make_trainee(
-    policy: Policy, critic: torch.nn.Module | None, processes: Processes
-) -> Trainee:
+def make_trainee(policy: Policy, critic: torch.nn.Module | None, processes: Processes) -> Trainee:
     """Return what is trained of a policy: itself, or a sharded copy."""
     if not processes.sharded:
         return Trainee(policy, critic, processes)
