@@ -94,7 +94,7 @@ class Trainee(torch.nn.Module):
 
     def backward(self, loss: torch.Tensor, counts: bool = True) -> None:
         """Add the gradient of this process's part of a loss."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Let every process have the gradients of all."""
@@ -138,7 +138,7 @@ class ShardedTrainee(Trainee):
         """Return a tensor unsharded; all processes have to ask."""
         from torch.distributed.tensor import DTensor
 
-        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def placed_like(self, like: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
         """Return a whole tensor, which all processes have, sharded as `like` is."""
@@ -177,7 +177,7 @@ def _trainable_copy(policy: Policy) -> Policy:
 def _shard(trainee: ShardedTrainee) -> ShardedTrainee:
     """Shard layer by layer, as the launcher was configured; what is in no layer, together."""
     from accelerate import FullyShardedDataParallelPlugin
-    from torch.distributed import init_device_mesh
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     # Accelerate's own `prepare` shards on accelerators only; its options are read by its plugin.

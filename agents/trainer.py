@@ -242,10 +242,16 @@ class Trainer:
         together(partial(callbacks.on_training_start, self))
         while self.num_updates_done < self.last_update:
             rollout, metrics = self.update(self._progress(), callbacks)
-            end = partial(callbacks.on_update_end, self, rollout, metrics)
-            if any(together(lambda end=end: end() is False)):
+            if not self._goes_on(callbacks, rollout, metrics):
                 break
         together(partial(callbacks.on_training_end, self))
+
+    def _goes_on(self, callbacks: Callback, rollout: Rollout, metrics: Metrics) -> bool:
+        """Run what comes after an update; return whether nobody wants to stop."""
+        verdicts = self.processes.together(
+            lambda: callbacks.on_update_end(self, rollout, metrics) is False
+        )
+        return not any(verdicts)
 
     def _plan(self, num_updates: int | None) -> None:
         """Set the first and the last update of a call of `learn`."""
