@@ -208,7 +208,7 @@ class CheckpointCallback(Callback):
     several processes the first one writes; sharded weights have to be put together by all.
     """
 
-    on_every_process: ClassVar[bool] = True
+    in_every_process: ClassVar[bool] = True
 
     def __init__(
         self,

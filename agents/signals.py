@@ -27,7 +27,7 @@ class StopOnSignal(Callback):
         received: The signal that came, or None.
     """
 
-    on_every_process: ClassVar[bool] = True
+    in_every_process: ClassVar[bool] = True
 
     def __init__(self) -> None:
         """Set up; handlers are installed on entering."""

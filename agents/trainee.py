@@ -138,7 +138,10 @@ class ShardedTrainee(Trainee):
         """Return a tensor unsharded; all processes have to ask."""
         from torch.distributed.tensor import DTensor
 
-        return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor
+        if not isinstance(tensor, DTensor):
+            return tensor
+        whole: torch.Tensor = tensor.full_tensor().detach()
+        return whole
 
     def placed_like(self, like: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
         """Return a whole tensor, which all processes have, sharded as `like` is."""

@@ -43,11 +43,11 @@ class Callback:
     """Hooks into training; override what is needed.
 
     Attributes:
-        on_every_process: Whether all of several processes call it. Else the first one does, and
+        in_every_process: Whether all of several processes call it. Else the first one does, and
             the others wait for it; what it decides is decided for all.
     """
 
-    on_every_process: ClassVar[bool] = False
+    in_every_process: ClassVar[bool] = False
 
     def on_training_start(self, trainer: Trainer) -> None:
         """Run before the first update of a call of `learn`."""
@@ -149,7 +149,7 @@ def _called_here(callback: Callback, processes: Processes) -> Callback:
         return callback
     if isinstance(callback, CallbackList):
         return CallbackList([_called_here(each, processes) for each in callback.callbacks])
-    return callback if callback.on_every_process else Callback()
+    return callback if callback.in_every_process else Callback()
 
 
 class Trainer:
@@ -214,7 +214,7 @@ class Trainer:
                 None does those that are left of an earlier call, which a callback stopped, or
                 from whose midst this trainer was loaded.
             callback: A callback, a function of (trainer, rollout, metrics) that is called at the
-                end of each update, or a sequence of such; see `Callback.on_every_process`.
+                end of each update, or a sequence of such; see `Callback.in_every_process`.
             progress_bar: Whether to show one.
 
         Returns:

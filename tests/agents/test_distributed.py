@@ -7,6 +7,7 @@ a draw falls between two roundings of a probability, which it does not with the 
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -206,6 +207,12 @@ def test_processes_agree(tmp_path: Path) -> None:
     stopped, num_steps = found["target_kl"][0]
     assert found["target_kl"] == [[stopped, num_steps]] * 3
     assert stopped == 1.0
+
+
+def test_snippets_of_the_page_run() -> None:
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(snippet, {})
 
 
 class Share(Processes):
