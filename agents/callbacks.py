@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -207,8 +207,11 @@ class CheckpointCallback(Callback):
     """Keeps in a run's folder what it needs to go on, and its weights in Hugging Face format.
 
     checkpoints/ gets a folder an update, of which the newest few stay, checkpoint/ the latest
-    weights, and best/ those that did best in validation, with validation.json beside them.
+    weights, and best/ those that did best in validation, with validation.json beside them. Of
+    several processes the first one writes; sharded weights have to be put together by all.
     """
+
+    in_every_process: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -252,15 +255,18 @@ class CheckpointCallback(Callback):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
+        number = self._saved = trainer.num_updates_done
+        if not trainer.processes.is_first:
+            trainer.checkpoint()
+            return
         # In this order: what a checkpoint tells of must be there when it is.
         save_policy(trainer.policy, self._out_dir / CHECKPOINT_FOLDER)
         more = {
             "best": None if self._best is None else asdict(self._best),
             "files": file_sizes(self._out_dir),
         }
-        number, folder = trainer.num_updates_done, self._out_dir / CHECKPOINTS_FOLDER
+        folder = self._out_dir / CHECKPOINTS_FOLDER
         write_numbered(folder, number, trainer.checkpoint(more), self._keep)
-        self._saved = number
 
 
 def file_sizes(out_dir: Path) -> dict[str, int]:

@@ -2,20 +2,27 @@
 
 A learner owns what changes while learning: the weights of the policy and of the critic, and the
 optimiser's moments. How episodes came about does not matter to it.
+
+Of several processes each is given all episodes and computes the same targets from them; passes
+through the models are shared out. The weights of the loss are those of the whole batch already,
+so that gradients have to be added up, and no mean is taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from functools import partial
+from typing import Any, NoReturn, TypedDict
 
 import torch
 
 from agents.algorithms.algorithm import Algorithm, CriticView, Targets, TokenView
 from agents.batch import Batch
-from agents.learner_metrics import Tally, batch_metrics
+from agents.distributed import ALONE, Processes
+from agents.learner_metrics import PassStatistics, Tally, batch_metrics
 from agents.policies.policy import Policy
+from agents.trainee import make_trainee
 from agents.trainer_config import TrainerConfig
 from agents.trajectory import Trajectory
 from zs_env.random import derive
@@ -58,28 +65,40 @@ class Learner:
     """Updates a policy from episodes.
 
     Attributes:
-        policy: What is trained.
+        policy: What is trained; where weights are sharded, the copy of it that samples.
         reference: What the policy was at first, where the algorithm needs it, or None.
         critic: What predicts rewards, where the algorithm needs it, or None.
+        processes: Those that train together.
         optimizer: Of the policy in its first group of parameters, of the critic in its second.
     """
 
-    def __init__(self, policy: Policy, algorithm: Algorithm, config: TrainerConfig) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        algorithm: Algorithm,
+        config: TrainerConfig,
+        processes: Processes = ALONE,
+    ) -> None:
         """Set up the optimiser, and the reference and the critic where they are needed.
 
         Args:
-            policy: What is trained, in place.
+            policy: What is trained, in place; all processes get the weights of the first one.
             algorithm: Hyper-parameters, needs, targets and loss.
             config: Hyper-parameters that all algorithms share.
+            processes: Those that train together, each with a learner that is made like this one.
         """
         self.policy, self.algorithm, self.config = policy, algorithm, config
+        self.processes = processes
+        processes.copy_from_first(policy.module)
         needs = algorithm.needs
         wants_reference = needs & {"reference_in_targets", "reference_in_loss"}
         self.reference = policy.frozen_copy() if wants_reference else None
         self.critic = policy.make_critic() if "critic" in needs else None
-        groups: list[dict[str, Any]] = [
-            {"params": list(policy.parameters()), "highest_lr": config.learning_rate}
-        ]
+        if self.critic is not None:
+            processes.copy_from_first(self.critic)
+        self._trainee = make_trainee(policy, self.critic, processes)
+        trained = list(self._trainee.policy.parameters())
+        groups: list[dict[str, Any]] = [{"params": trained, "highest_lr": config.learning_rate}]
         if self.critic is not None:
             parameters = list(self.critic.parameters())
             groups.append({"params": parameters, "highest_lr": config.critic_learning_rate})
@@ -89,7 +108,7 @@ class Learner:
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """Return everything whose weights are trained, by name."""
-        modules = {"policy": self.policy.module}
+        modules = {"policy": self._trainee.model}
         return modules if self.critic is None else modules | {"critic": self.critic}
 
     def update(
@@ -98,12 +117,14 @@ class Learner:
         """Learn from one batch of episodes; return the numbers to log.
 
         Args:
-            trajectories: The episodes; with none there is no gradient step.
+            trajectories: The episodes, those of all processes; with none there is no gradient
+                step.
             number: Of the update, from 0: with the seed it decides the order of the episodes.
             progress: Of the training, in [0, 1]: it decides the learning rates.
 
         Raises:
             NonFiniteLossError: If a loss or gradient is no finite number; the step is not taken.
+            PeerError: If that, or anything else, happened in another process.
             ValueError: If a reward is no finite number.
         """
         self._set_rates(number, progress)
@@ -112,6 +133,7 @@ class Learner:
             batch = self._prepare(Batch.from_trajectories(trajectories))
             targets = self.algorithm.targets(batch)
             self._learn(batch, targets, number, tally)
+            self._trainee.publish(self.policy)
             metrics = batch_metrics(batch, targets)
         rate = self.optimizer.param_groups[0]["lr"]
         metrics = tally.means() | metrics | {"learning_rate": rate}
@@ -125,28 +147,46 @@ class Learner:
     def _prepare(self, batch: Batch) -> Batch:
         """Return the batch with what the targets need, its rewards shaped."""
         if self.critic is not None:
-            batch = replace(batch, values=self._ask(batch, self.critic))
+            batch = replace(batch, values=self._ask(batch, self._values))
         if "reference_in_targets" in self.algorithm.needs:
             batch = replace(batch, reference_logprobs=self._ask(batch, self._reference_logprobs))
         return self.algorithm.shape_rewards(batch)
 
-    @torch.no_grad()
     def _ask(self, batch: Batch, question: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
         """Return a number for each action token of a whole batch, (B, T), 0 elsewhere."""
         answers = torch.zeros_like(batch.logprobs)
+        for share in self.processes.together(lambda: self._answers(batch, question)):
+            for indices, found in share:
+                answers[indices, : found.shape[1]] = found
+        return answers
+
+    @torch.no_grad()
+    def _answers(
+        self, batch: Batch, question: Callable[[Batch], torch.Tensor]
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return indices and answers, padded, of this process's share of a batch."""
+        answers = []
         acting = torch.nonzero(batch.action_mask[:, 1:].any(1)).flatten()
-        for indices in batch.buckets(self.config.max_tokens_per_pass, acting):
-            rows = batch.rows(indices)
+        for each in self._trainee.passes(batch, acting, self.config.max_tokens_per_pass):
+            rows = batch.rows(each.rows)
             found = torch.zeros_like(rows.logprobs)
             found[:, 1:][rows.action_mask[:, 1:]] = question(rows).to(found)
-            answers[indices, : found.shape[1]] = found
+            if each.counts:
+                answers.append((each.rows, found))
         return answers
+
+    def _values(self, rows: Batch) -> torch.Tensor:
+        values = self._trainee(rows, self.config.temperature, policy=False).values
+        assert isinstance(values, torch.Tensor)
+        return values
 
     def _learn(self, batch: Batch, targets: Targets, number: int, tally: Tally) -> None:
         for part in self._parts(batch.groups, targets.useful, number):
             self.optimizer.zero_grad()
-            for indices in batch.buckets(self.config.max_tokens_per_pass, part.rows):
-                self._accumulate(batch, targets, indices, part.num_parts, tally)
+            accumulate = partial(self._accumulate, batch, targets, part)
+            for share in self.processes.together(accumulate):
+                for statistics in share:
+                    tally.add(statistics)
             if tally.end_part() > (self.config.target_kl or torch.inf):
                 tally.stopped_early = True
                 return
@@ -162,45 +202,43 @@ class Learner:
             for part in present.tensor_split(num_parts) if num_parts else ():
                 yield _Part(rows[torch.isin(groups[rows], part)], num_parts)
 
-    def _accumulate(
-        self,
-        batch: Batch,
-        targets: Targets,
-        indices: torch.Tensor,
-        num_parts: int,
-        tally: Tally,
-    ) -> None:
-        """Add the gradient of some rows, in one of `num_parts` gradient steps."""
-        rows = batch.rows(indices)
-        view = self._view(rows, targets.rows(indices, rows.token_ids.shape[1]), tally)
-        loss = self.algorithm.loss(view)
-        if not loss.value.isfinite():
-            raise NonFiniteLossError(f"loss must be finite, got {loss.value.item()}", rows)
-        # Weights add up to 1 over the batch, and each gradient step sees a part of it.
-        (loss.value * num_parts).backward()
-        tally.add(loss.statistics)
+    def _accumulate(self, batch: Batch, targets: Targets, part: _Part) -> list[PassStatistics]:
+        """Add the gradient of this process's share of a gradient step."""
+        statistics, failure = [], None
+        for each in self._trainee.passes(batch, part.rows, self.config.max_tokens_per_pass):
+            rows = batch.rows(each.rows)
+            view, entropy = self._view(rows, targets.rows(each.rows, rows.token_ids.shape[1]))
+            loss = self.algorithm.loss(view)
+            if failure is None and not loss.value.isfinite():
+                message = f"loss must be finite, got {loss.value.item()}"
+                failure = NonFiniteLossError(message, rows)
+            # Weights add up to 1 over the batch, and each gradient step sees a part of it.
+            self._trainee.backward(loss.value * part.num_parts, each.counts)
+            if each.counts:
+                statistics.append(PassStatistics.of(view, entropy, loss))
+        # Not before all passes: with sharded weights the other processes wait for each of them.
+        if failure is not None:
+            raise failure
+        return statistics
 
-    def _view(self, rows: Batch, targets: Targets, tally: Tally) -> TokenView:
-        scores = self.policy.score(rows, self.config.temperature)
+    def _view(self, rows: Batch, targets: Targets) -> tuple[TokenView, torch.Tensor]:
+        """Return what the loss looks at, and the policy's entropy."""
+        logprobs, entropy, values = self._trainee(rows, self.config.temperature)
         in_loss = "reference_in_loss" in self.algorithm.needs
         view = TokenView(
-            logprobs=scores.logprobs,
-            old_logprobs=_flat(rows, rows.logprobs, scores.logprobs),
-            advantages=_flat(rows, targets.advantages, scores.logprobs),
-            weights=_flat(rows, targets.weights, scores.logprobs),
-            rows=_row_numbers(rows).to(scores.logprobs.device),
+            logprobs=logprobs,
+            old_logprobs=_flat(rows, rows.logprobs, logprobs),
+            advantages=_flat(rows, targets.advantages, logprobs),
+            weights=_flat(rows, targets.weights, logprobs),
+            rows=_row_numbers(rows).to(logprobs.device),
             reference_logprobs=self._reference_logprobs(rows) if in_loss else None,
-            critic=self._critic_view(rows, targets),
+            critic=None if values is None else self._critic_view(rows, targets, values),
         )
-        tally.see(view, scores.entropy)
-        return view
+        return view, entropy
 
-    def _critic_view(self, rows: Batch, targets: Targets) -> CriticView | None:
-        if self.critic is None:
-            return None
+    def _critic_view(self, rows: Batch, targets: Targets, values: torch.Tensor) -> CriticView:
         assert rows.values is not None
         assert targets.critic is not None
-        values = self.critic(rows)
         return CriticView(
             values=values,
             old_values=_flat(rows, rows.values, values),
@@ -214,25 +252,36 @@ class Learner:
         return self.reference.score(rows, self.config.temperature).logprobs
 
     def _step(self, batch: Batch, part: _Part, tally: Tally) -> None:
-        norms = [
-            torch.nn.utils.clip_grad_norm_(group["params"], self.config.max_grad_norm)
-            for group in self.optimizer.param_groups
-        ]
+        groups = [group["params"] for group in self.optimizer.param_groups]
+        for parameters in groups:
+            self._trainee.sum_gradients(parameters)
+        clip = partial(torch.nn.utils.clip_grad_norm_, max_norm=self.config.max_grad_norm)
+        norms = [self._trainee.whole(clip(parameters)) for parameters in groups]
         if not all(norm.isfinite() for norm in norms):
             self.optimizer.zero_grad()
             found = ", ".join(str(float(norm)) for norm in norms)
-            raise NonFiniteLossError(
-                f"gradient norms must be finite, got {found}", batch.rows(part.rows)
-            )
+            message = f"gradient norms must be finite, got {found}"
+            error = NonFiniteLossError(message, batch.rows(part.rows))
+            # All processes find the same; one of them tells.
+            self.processes.together(partial(_fail, error))
         self.optimizer.step()
         tally.end_step(float(norms[0]))
 
     def state_dict(self) -> LearnerState:
-        """Return what changes while learning; the tensors are the learner's own, not copies."""
-        return {
-            "modules": {name: tensors(module) for name, module in self.modules().items()},
-            "optimizer": self.optimizer.state_dict(),
+        """Return what changes while learning; the tensors are the learner's own, not copies.
+
+        Where weights are sharded they are put together, for which all processes have to ask.
+        """
+        whole, optimizer = self._trainee.whole, self.optimizer.state_dict()
+        moments = {
+            index: {name: whole(value) for name, value in entries.items()}
+            for index, entries in optimizer["state"].items()
         }
+        modules = {
+            name: {key: whole(tensor) for key, tensor in tensors(module).items()}
+            for name, module in self.modules().items()
+        }
+        return {"modules": modules, "optimizer": optimizer | {"state": moments}}
 
     def load_state_dict(self, state: LearnerState) -> None:
         """Put back what `state_dict` returned; bit for bit, where devices are the same.
@@ -246,9 +295,26 @@ class Learner:
                 f"`state` must be of the modules {', '.join(modules)}, got "
                 f"{', '.join(state['modules'])}"
             )
+        placed = self._trainee.placed_like
         for name, module in modules.items():
-            load_tensors(name, module, state["modules"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
+            load_tensors(name, module, state["modules"][name], placed)
+        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+        moments = {
+            index: {
+                # A count of steps has no shape, and belongs to no shard.
+                name: placed(parameters[index], value)
+                if torch.is_tensor(value) and value.ndim
+                else value
+                for name, value in entries.items()
+            }
+            for index, entries in state["optimizer"]["state"].items()
+        }
+        self.optimizer.load_state_dict(state["optimizer"] | {"state": moments})
+        self._trainee.publish(self.policy)
+
+
+def _fail(error: Exception) -> NoReturn:
+    raise error
 
 
 def _flat(rows: Batch, tokens: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -273,13 +339,19 @@ def tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def load_tensors(name: str, module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+def load_tensors(
+    name: str,
+    module: torch.nn.Module,
+    state: Mapping[str, torch.Tensor],
+    placed: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda like, tensor: tensor,
+) -> None:
     """Copy tensors into a module.
 
     Args:
         name: What to call the module in messages.
         module: Where they go.
         state: What `tensors` returned of a module built alike.
+        placed: From a tensor of the module, and the one to copy, to what can be copied.
 
     Raises:
         ValueError: If they do not fit.
@@ -289,4 +361,4 @@ def load_tensors(name: str, module: torch.nn.Module, state: Mapping[str, torch.T
     if shapes != wanted:
         raise ValueError(f"`state` must hold the tensors of {name!r}, got those of another module")
     for key, tensor in present.items():
-        tensor.copy_(state[key])
+        tensor.copy_(placed(tensor, state[key]))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 
 import torch
 
-from agents.algorithms.algorithm import Targets, TokenView
+from agents.algorithms.algorithm import Loss, Targets, TokenView
 from agents.algorithms.losses import kl_estimate
 from agents.batch import Batch
 
@@ -39,6 +40,35 @@ def explained_variance(returns: torch.Tensor, values: torch.Tensor) -> float:
     return 1 - residual / variance if variance > 0 else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class PassStatistics:
+    """What is known of one micro-batch, as plain numbers.
+
+    Attributes:
+        sums: Sums over its action tokens, weighted as in the loss.
+        gap: Largest distance of two log-probabilities, the sampler's and the current one.
+    """
+
+    sums: dict[str, float]
+    gap: float
+
+    @classmethod
+    def of(cls, view: TokenView, entropy: torch.Tensor, loss: Loss) -> PassStatistics:
+        """Return what every algorithm's micro-batches have, and what this one's loss says."""
+        log_ratio = view.logprobs.detach() - view.old_logprobs
+        weights = view.weights
+        divergence = kl_estimate(view.old_logprobs, view.logprobs.detach())
+        sums = {
+            "entropy": (entropy * weights).sum(),
+            "weight": weights.sum(),
+            "ratio": (log_ratio.exp() * weights).sum(),
+            "sampler_kl": (divergence * weights).sum(),
+            **loss.statistics,
+        }
+        gap = float(log_ratio.abs().max()) if log_ratio.numel() else 0.0
+        return cls({name: float(value) for name, value in sums.items()}, gap)
+
+
 class Tally:
     """Adds up the statistics of one update.
 
@@ -54,24 +84,15 @@ class Tally:
         self._gap = 0.0
         self._part_kl = self._part_weight = 0.0
 
-    def add(self, statistics: dict[str, torch.Tensor]) -> None:
-        """Add weighted sums of one micro-batch."""
-        for name, value in statistics.items():
-            self._sums[name] += float(value)
-
-    def see(self, view: TokenView, entropy: torch.Tensor) -> None:
-        """Add what every algorithm's micro-batches have."""
-        log_ratio = view.logprobs.detach() - view.old_logprobs
-        weights = view.weights
-        divergence = kl_estimate(view.old_logprobs, view.logprobs.detach())
-        sampler_kl = (divergence * weights).sum()
-        self.add({"entropy": (entropy * weights).sum(), "weight": weights.sum()})
-        self.add({"ratio": (log_ratio.exp() * weights).sum(), "sampler_kl": sampler_kl})
-        self._part_kl += float(sampler_kl)
-        self._part_weight += float(weights.sum())
+    def add(self, statistics: PassStatistics) -> None:
+        """Add those of one micro-batch."""
+        for name, value in statistics.sums.items():
+            self._sums[name] += value
+        self._part_kl += statistics.sums["sampler_kl"]
+        self._part_weight += statistics.sums["weight"]
         # How far sampler and trainer disagree, while the weights are still the same.
-        if not self._norms and log_ratio.numel():
-            self._gap = max(self._gap, float(log_ratio.abs().max()))
+        if not self._norms:
+            self._gap = max(self._gap, statistics.gap)
 
     def end_part(self) -> float:
         """Return the mean divergence from the sampler since the last call."""

@@ -2,7 +2,8 @@
 
 Any text vector environment will do that publishes `action_stops` in its metadata and leaves ended
 slots idle (autoreset mode DISABLED). Sampling is keyed by (seed, slot, turn, token), so a rollout
-can be repeated, whatever finished when.
+can be repeated, whatever finished when. Slots may be a part of more, which other processes play:
+they are numbered in all of them together.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def collect(
     options: Mapping[str, Any] | None = None,
     max_new_tokens: int = 64,
     temperature: float = 1.0,
+    first_slot: int = 0,
 ) -> Rollout:
     """Play one episode in every slot of `env`.
 
@@ -55,6 +57,9 @@ def collect(
         options: Reset options.
         max_new_tokens: Tokens of an action at most.
         temperature: Of sampling; 0 is greedy.
+        first_slot: Number of the first slot, where others play those before. By Gymnasium's rule
+            a seed s of an environment gives slot i the seed s + i, so that an environment of some
+            slots can play what a larger one would have played in them.
 
     Raises:
         ValueError: If `env` resets ended slots by itself.
@@ -64,7 +69,8 @@ def collect(
             f"`env` must be in autoreset mode DISABLED, got {env.metadata.get('autoreset_mode')!r}"
         )
     params = SamplingParams(max_new_tokens, temperature, tuple(env.metadata["action_stops"]))
-    observations, infos = env.reset(seed=derive(seed, 0) % 2**31, options=dict(options or {}))
+    key = derive(seed, 0) % 2**31 + first_slot
+    observations, infos = env.reset(seed=key, options=dict(options or {}))
     trajectories = [
         Trajectory(group=int(group), question_id=str(question_id), prompt=prompt)
         for group, question_id, prompt in zip(
@@ -78,7 +84,7 @@ def collect(
         start = time.perf_counter()
         encode = policy.encode if turn else partial(encode_opening, policy)
         new_tokens = [encode(observations[slot]) for slot in active]
-        seeds = [derive(seed, 1, slot, turn) for slot in active]
+        seeds = [derive(seed, 1, first_slot + slot, turn) for slot in active]
         completions = session.generate(active, new_tokens, seeds, params)
         sampled = time.perf_counter()
         step = _step(env, active, completions)
@@ -90,6 +96,22 @@ def collect(
         active = [slot for slot in active if not step.ended(slot)]
         observations, turn = step.observations, turn + 1
     return Rollout(trajectories, policy_seconds, engine_seconds)
+
+
+def side_by_side(rollouts: Sequence[Rollout]) -> Rollout:
+    """Return what several processes played at the same time as one rollout.
+
+    Raises:
+        ValueError: If episodes of two of them are in one group.
+    """
+    groups = [{trajectory.group for trajectory in rollout.trajectories} for rollout in rollouts]
+    if sum(map(len, groups)) > len(set[int]().union(*groups)):
+        raise ValueError("`group` of an episode must tell groups of all processes apart")
+    return Rollout(
+        [trajectory for rollout in rollouts for trajectory in rollout.trajectories],
+        max(rollout.policy_seconds for rollout in rollouts),
+        max(rollout.engine_seconds for rollout in rollouts),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from types import FrameType
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from agents.rollout import Rollout
 from agents.trainer import Callback, Metrics, Trainer
@@ -21,11 +21,13 @@ class StopOnSignal(Callback):
     While it is entered, the first signal is kept, and the former handlers are put back at once:
     a second one does what it would have done before, which is to end the process. Leaving puts
     them back too. In a thread other than the main one, where Python handles no signals, it does
-    nothing.
+    nothing. Of several processes, all end after the update in which it comes to one of them.
 
     Attributes:
         received: The signal that came, or None.
     """
+
+    in_every_process: ClassVar[bool] = True
 
     def __init__(self) -> None:
         """Set up; handlers are installed on entering."""

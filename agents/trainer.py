@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -21,11 +22,12 @@ from agents.algorithms.algorithm import Algorithm
 from agents.algorithms.grpo import GRPO
 from agents.checkpoint import Checkpoint, CheckpointError, read_checkpoint, write_checkpoint
 from agents.collecting import collect_kept
+from agents.distributed import ALONE, Processes
 from agents.learner import Learner, load_tensors, tensors
 from agents.policies.agent import PolicyAgent, PolicyState
 from agents.policies.policy import Policy
 from agents.recipe import describe, rebuild
-from agents.rollout import Rollout, collect
+from agents.rollout import Rollout, collect, side_by_side
 from agents.rollout_metrics import rollout_metrics, time_metrics
 from agents.trainer_config import TrainerConfig
 from zs_env.random import derive
@@ -38,7 +40,14 @@ _REFERENCE = "reference"
 
 
 class Callback:
-    """Hooks into training; override what is needed."""
+    """Hooks into training; override what is needed.
+
+    Attributes:
+        in_every_process: Whether all of several processes call it. Else the first one does, and
+            the others wait for it; what it decides is decided for all.
+    """
+
+    in_every_process: ClassVar[bool] = False
 
     def on_training_start(self, trainer: Trainer) -> None:
         """Run before the first update of a call of `learn`."""
@@ -134,6 +143,15 @@ def make_callback(callback: CallbackLike | None) -> Callback:
     return _UpdateFunction(callback)
 
 
+def _called_here(callback: Callback, processes: Processes) -> Callback:
+    """Return what this process has to call of a callback."""
+    if processes.is_first:
+        return callback
+    if isinstance(callback, CallbackList):
+        return CallbackList([_called_here(each, processes) for each in callback.callbacks])
+    return callback if callback.in_every_process else Callback()
+
+
 class Trainer:
     """Trains a policy in a text vector environment.
 
@@ -144,6 +162,7 @@ class Trainer:
         config: Hyper-parameters that all algorithms share.
         curriculum: Where the curriculum stands; None leaves the environment's own.
         learner: The optimiser, and the frozen reference if there is one.
+        processes: Those that train together.
         num_updates_done: Updates since the weights were new.
         last_update: What that number will be when `learn` is done.
     """
@@ -156,25 +175,30 @@ class Trainer:
         *,
         config: TrainerConfig | None = None,
         curriculum: CurriculumSource | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         """Set up the learner.
 
         Args:
             policy: What is trained, in place.
             env: A text vector environment in autoreset mode DISABLED; its groups are the
-                algorithm's.
+                algorithm's. Of several processes each has one, of its share of the slots.
             algorithm: Hyper-parameters, targets and loss; None means `GRPO()`.
             config: Hyper-parameters that all algorithms share.
             curriculum: From progress in [0, 1] to the noise probability, or a name of such; one
                 that learns is told the exact match of every episode, or its reward where the
                 environment reports none. None leaves the environment's own.
+            processes: Those that train together, as `agents.distributed.join` returns them. All
+                make a trainer that differs in `env.num_envs` at most, and call the same methods.
         """
         self.policy, self.env = policy, env
         self.algorithm = GRPO() if algorithm is None else algorithm
         self.config = config or TrainerConfig()
         self.curriculum = None if curriculum is None else make_curriculum(curriculum)
         self.num_updates_done = self.last_update = self._first_update = 0
-        self.learner = Learner(policy, self.algorithm, self.config)
+        self.processes = processes
+        self._first_slot = sum(processes.together(lambda: env.num_envs)[: processes.rank])
+        self.learner = Learner(policy, self.algorithm, self.config, processes)
 
     def learn(
         self,
@@ -190,7 +214,7 @@ class Trainer:
                 None does those that are left of an earlier call, which a callback stopped, or
                 from whose midst this trainer was loaded.
             callback: A callback, a function of (trainer, rollout, metrics) that is called at the
-                end of each update, or a sequence of such.
+                end of each update, or a sequence of such; see `Callback.in_every_process`.
             progress_bar: Whether to show one.
 
         Returns:
@@ -199,11 +223,13 @@ class Trainer:
         Raises:
             ValueError: If `num_updates` is below 1, or missing where nothing was begun.
             NonFiniteLossError: If the loss is no number.
+            PeerError: If another process failed.
         """
         self._plan(num_updates)
-        callbacks = make_callback(callback)
+        self._check_plan()
+        callbacks = _called_here(make_callback(callback), self.processes)
         with ExitStack() as stack:
-            if progress_bar:
+            if progress_bar and self.processes.is_first:
                 from agents.callbacks import ProgressBarCallback
 
                 bar = stack.enter_context(ProgressBarCallback())
@@ -212,12 +238,20 @@ class Trainer:
         return self
 
     def _learn(self, callbacks: Callback) -> None:
-        callbacks.on_training_start(self)
+        together = self.processes.together
+        together(partial(callbacks.on_training_start, self))
         while self.num_updates_done < self.last_update:
             rollout, metrics = self.update(self._progress(), callbacks)
-            if callbacks.on_update_end(self, rollout, metrics) is False:
+            if not self._goes_on(callbacks, rollout, metrics):
                 break
-        callbacks.on_training_end(self)
+        together(partial(callbacks.on_training_end, self))
+
+    def _goes_on(self, callbacks: Callback, rollout: Rollout, metrics: Metrics) -> bool:
+        """Run what comes after an update; return whether nobody wants to stop."""
+        verdicts = self.processes.together(
+            lambda: callbacks.on_update_end(self, rollout, metrics) is False
+        )
+        return not any(verdicts)
 
     def _plan(self, num_updates: int | None) -> None:
         """Set the first and the last update of a call of `learn`."""
@@ -229,6 +263,16 @@ class Trainer:
             raise ValueError(f"`num_updates` must be at least 1, got {num_updates!r}")
         self._first_update = self.num_updates_done
         self.last_update = self.num_updates_done + num_updates
+
+    def _check_plan(self) -> None:
+        """Check that all processes are about to do the same.
+
+        Raises:
+            ValueError: If one of them has loaded another checkpoint, say.
+        """
+        plans = self.processes.together(lambda: (self.num_updates_done, self.last_update))
+        if len(set(plans)) > 1:
+            raise ValueError(f"`num_updates_done` must be the same in all processes, got {plans}")
 
     def _progress(self) -> float:
         """Return how far `learn` is: 0 in its first update, 1 in its last."""
@@ -243,7 +287,7 @@ class Trainer:
             callback: Its hooks around the rollout are called.
         """
         hooks = callback or Callback()
-        hooks.on_rollout_start(self)
+        self.processes.together(partial(hooks.on_rollout_start, self))
         start = time.perf_counter()
         options = {} if self.curriculum is None else {"noise": self.curriculum(progress)}
         collected = collect_kept(
@@ -252,7 +296,7 @@ class Trainer:
             derive(self.config.seed, self.num_updates_done),
         )
         rollout, collecting = collected.rollout, time.perf_counter() - start
-        hooks.on_rollout_end(self, rollout)
+        self.processes.together(partial(hooks.on_rollout_end, self, rollout))
         start = time.perf_counter()
         metrics = rollout_metrics(rollout.trajectories) | collected.metrics()
         metrics |= self.learner.update(collected.kept, self.num_updates_done, progress)
@@ -263,14 +307,18 @@ class Trainer:
         return rollout, metrics
 
     def _play(self, seed: int, options: dict[str, float]) -> Rollout:
-        return collect(
+        """Play one episode in every slot of all processes."""
+        play = partial(
+            collect,
             self.policy,
             self.env,
             seed=seed,
             options=options,
             max_new_tokens=self.config.max_new_tokens,
             temperature=self.config.temperature,
+            first_slot=self._first_slot,
         )
+        return side_by_side(self.processes.together(play))
 
     def _teach_curriculum(self, rollout: Rollout) -> None:
         for trajectory in rollout.trajectories:
@@ -308,6 +356,8 @@ class Trainer:
     def checkpoint(self, more: dict[str, Any] | None = None) -> Checkpoint:
         """Return all that changes in training, for `restore`; the tensors are not copied.
 
+        Where weights are sharded, all processes have to ask.
+
         Args:
             more: JSON values to keep with it.
         """
@@ -340,7 +390,8 @@ class Trainer:
         """Write the trainer as a folder, whole or not at all, without any pickle.
 
         It is a checkpoint (see `agents.checkpoint`) that also holds the policy in Hugging Face
-        format, the frozen reference, and the hyper-parameters. The environment is not saved.
+        format, the frozen reference, and the hyper-parameters. The environment is not saved. Of
+        several processes the first one writes.
 
         Raises:
             OSError: If it cannot be written.
@@ -349,11 +400,13 @@ class Trainer:
         checkpoint = self.checkpoint({"recipe": recipe})
         reference = self.learner.reference
         frozen = {} if reference is None else {_REFERENCE: tensors(reference.module)}
-        write_checkpoint(
+        write = partial(
+            write_checkpoint,
             Path(folder),
             Checkpoint(checkpoint.learner, checkpoint.state, frozen),
-            lambda partial: self.policy.save(partial / POLICY_FOLDER),
+            lambda aside: self.policy.save(aside / POLICY_FOLDER),
         )
+        self.processes.together(lambda: write() if self.processes.is_first else None)
 
     @classmethod
     def load(
@@ -365,6 +418,7 @@ class Trainer:
         algorithm: Algorithm | None = None,
         curriculum: CurriculumSource | None = None,
         device: str | torch.device = "cpu",
+        processes: Processes = ALONE,
     ) -> Trainer:
         """Return the trainer that `save` wrote; `learn()` does what was left to do.
 
@@ -376,6 +430,7 @@ class Trainer:
             algorithm: What was saved, needed only if its class is not this package's.
             curriculum: The same.
             device: Where a policy that is not given goes.
+            processes: Those that train together, if it goes on in several.
 
         Raises:
             CheckpointError: If the folder is damaged or is none that `save` wrote.
@@ -392,6 +447,7 @@ class Trainer:
             algorithm or rebuild("algorithm", recipe["algorithm"]),
             config=rebuild("config", recipe["config"]),
             curriculum=curriculum or rebuild("curriculum", recipe["curriculum"]),
+            processes=processes,
         )
         trainer.restore(checkpoint)
         if trainer.learner.reference is not None:

@@ -49,6 +49,7 @@ from agents.trainer_config import Schedule
 if TYPE_CHECKING:
     from agents.algorithms.algorithm import Algorithm
     from agents.checkpoint import Checkpoint
+    from agents.distributed import Processes
     from agents.evaluate import Evaluation
     from agents.learner import NonFiniteLossError
     from agents.metrics import Logger
@@ -231,19 +232,27 @@ class Train:
 
     def run(self) -> None:
         """Train, and say where the results are."""
-        from agents.cli.display import say
+        from agents.distributed import join
 
-        console = Console()
         if self.dry_run:
             with usage_errors():
-                show_plan(with_simulator(self), console)
+                show_plan(with_simulator(self), Console())
             return
         with usage_errors():
             run = read_run(Path(self.resume)) if self.resume else None
             given = with_simulator(self)
             config = given if run is None else resumed(given, run)
+            processes = join(config.device)
+        with processes:
+            self._run(run, config, processes)
+
+    def _run(self, run: RunRecord | None, config: Train, processes: Processes) -> None:
+        from agents.cli.display import say
+
+        console = Console(quiet=not processes.is_first)
+        with usage_errors():
             threads = use_threads(config.threads)
-            setup = prepare(config)
+            setup = prepare(config, processes)
             if run is not None:
                 setup = restore(config, run, setup, console)
         done = setup.trainer.num_updates_done
@@ -401,29 +410,38 @@ class Setup:
     resumed_from: Checkpoint | None = None
 
 
-def prepare(config: Train) -> Setup:
+def prepare(config: Train, processes: Processes | None = None) -> Setup:
     """Check every option and load what they name.
+
+    Args:
+        config: The options.
+        processes: Those that train together; None is this one alone.
 
     Raises:
         ValueError: If an option is out of its range or names nothing.
         FileNotFoundError: If there is no model where one should be.
     """
+    from agents.distributed import ALONE
     from agents.policies.folders import find_policy
     from agents.trainer import Trainer
     from agents.trainer_config import TrainerConfig
     from zs_env.search.curriculum import ExponentialCurriculum
 
     _check(config)
-    check_device(config.device)
+    processes = processes or ALONE
+    check_device(processes.device(config.device))
     algorithm = chosen_algorithm(config)
     curriculum = ExponentialCurriculum(config.noise_start, config.noise_end, config.noise_base)
     settings, options = (taken(kind, config) for kind in (TrainerConfig, ModelOptions))
     questions = _eval_questions(config)
     engine = load_cached_engine(config.engine, config.cache, config.cache_mode)
-    env = make_env(config, engine)
-    check_memory(config)
-    policy = load_start_policy(config, options)
-    trainer = Trainer(policy, env, algorithm, config=settings, curriculum=curriculum)
+    env = make_env(config, engine, len(processes.share(config.num_questions, "num_questions")))
+    if not processes.sharded:
+        check_memory(config)
+    policy = load_start_policy(config, options, processes.device(config.device))
+    trainer = Trainer(
+        policy, env, algorithm, config=settings, curriculum=curriculum, processes=processes
+    )
     checksum = weights_checksum(find_policy(config.policy))
     return Setup(policy, engine, trainer, questions, checksum)
 
@@ -440,7 +458,7 @@ def chosen_algorithm(config: Train) -> Algorithm:
     return make_algorithm(config.algorithm, overrides)
 
 
-def load_start_policy(config: Train, options: ModelOptions) -> CausalLMPolicy:
+def load_start_policy(config: Train, options: ModelOptions, device: str) -> CausalLMPolicy:
     """Load what training starts from.
 
     Raises:
@@ -458,7 +476,7 @@ def load_start_policy(config: Train, options: ModelOptions) -> CausalLMPolicy:
             "it first (zerosearch models merge)"
         )
     try:
-        return CausalLMPolicy.load(config.policy, config.device, options)
+        return CausalLMPolicy.load(config.policy, device, options)
     except torch_out_of_memory() as error:
         raise ValueError(out_of_memory(config, error)) from error
 
@@ -612,8 +630,10 @@ def _is_run(out: Path) -> bool:
         return False
 
 
-def make_env(config: Train, engine: SearchEngine) -> gym.vector.VectorEnv[Any, Any, Any]:
-    """Return the environment to train in.
+def make_env(
+    config: Train, engine: SearchEngine, num_questions: int | None = None
+) -> gym.vector.VectorEnv[Any, Any, Any]:
+    """Return the environment to train in, of a part of the questions of an update if wanted.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -623,7 +643,7 @@ def make_env(config: Train, engine: SearchEngine) -> gym.vector.VectorEnv[Any, A
 
     return gym.make_vec(
         config.env_id,
-        num_envs=config.num_questions * config.group_size,
+        num_envs=(num_questions or config.num_questions) * config.group_size,
         group_size=config.group_size,
         engine=engine,
         split=config.split,
@@ -663,9 +683,10 @@ def execute(config: Train, setup: Setup, console: Console, threads: int) -> bool
 
     out, trainer = config.out_dir, setup.trainer
     with StopOnSignal() as stop:
-        if setup.resumed_from is None:
-            start_folder(out)
-        write_json(out / CONFIG_FILE, describe(config, setup, threads))
+        if trainer.processes.is_first:
+            if setup.resumed_from is None:
+                start_folder(out)
+            write_json(out / CONFIG_FILE, describe(config, setup, threads))
         learn(config, setup, console, stop)
     trainer.env.close()
     if trainer.num_updates_done == config.steps and stop.received is None:
@@ -684,20 +705,23 @@ def learn(config: Train, setup: Setup, console: Console, stop: Callback) -> None
     """Do the updates that are left."""
     from agents.audit import AuditError
     from agents.callbacks import ProgressCallback
+    from agents.distributed import PeerError
     from agents.learner import NonFiniteLossError
     from agents.metrics import Logger
 
     trainer = setup.trainer
     with ExitStack() as stack:
-        first = trainer.num_updates_done + 1 if trainer.num_updates_done else 0
-        logger = stack.enter_context(Logger(config.out_dir, log_formats(config), first))
-        progress = stack.enter_context(ProgressCallback(console, config.steps, config.engine))
-        callbacks = [*_callbacks(config, setup, logger), progress, stop]
+        callbacks = [_checkpoints(config, setup), stop]
+        if trainer.processes.is_first:
+            first = trainer.num_updates_done + 1 if trainer.num_updates_done else 0
+            logger = stack.enter_context(Logger(config.out_dir, log_formats(config), first))
+            progress = stack.enter_context(ProgressCallback(console, config.steps, config.engine))
+            callbacks = [*_callbacks(config, setup, logger), progress, stop]
         try:
             trainer.learn(None if trainer.num_updates_done else config.steps, callbacks)
         except NonFiniteLossError as error:
             raise CommandError(save_failed(config.out_dir, trainer, error)) from error
-        except AuditError as error:
+        except (AuditError, PeerError) as error:
             raise CommandError(str(error)) from error
         except torch_out_of_memory() as error:
             raise CommandError(out_of_memory(config, error)) from error
@@ -751,6 +775,7 @@ def describe(config: Train, setup: Setup, threads: int) -> dict[str, Any]:
         "config": options,
         "algorithm": describe(setup.trainer.algorithm),
         "start_weights_sha256": setup.weights_checksum,
+        "num_processes": setup.trainer.processes.size,
         **provenance(),
     }
 
@@ -759,16 +784,13 @@ def _callbacks(config: Train, setup: Setup, logger: Logger) -> list[Callback]:
     """Return what happens during an update and at its end, in its order."""
     from agents.audit import AuditCallback
     from agents.callbacks import (
-        Best,
-        CheckpointCallback,
         EvaluateCallback,
         MetricsCallback,
         PlotCallback,
         TranscriptCallback,
     )
 
-    out, checkpoint = config.out_dir, setup.resumed_from
-    best = checkpoint.state["best"] if checkpoint else None
+    out = config.out_dir
     return [
         AuditCallback(audit_tolerance(setup.policy)),
         EvaluateCallback(
@@ -778,13 +800,7 @@ def _callbacks(config: Train, setup: Setup, logger: Logger) -> list[Callback]:
         ),
         MetricsCallback(logger),
         TranscriptCallback(out, lambda ids: str(setup.policy.tokenizer.decode(ids))),
-        CheckpointCallback(
-            out,
-            every=config.checkpoint_every,
-            keep=config.keep_checkpoints,
-            best_key=f"eval/{config.engine}/exact_match",
-            best=Best(**best) if best else None,
-        ),
+        _checkpoints(config, setup),
         PlotCallback(out),
     ]
 
@@ -796,6 +812,19 @@ def audit_tolerance(policy: CausalLMPolicy) -> float:
     from agents.audit.auditing import TOLERANCE, TOLERANCE_BFLOAT16
 
     return TOLERANCE_BFLOAT16 if policy.model.dtype == torch.bfloat16 else TOLERANCE
+
+
+def _checkpoints(config: Train, setup: Setup) -> Callback:
+    from agents.callbacks import Best, CheckpointCallback
+
+    best = setup.resumed_from.state["best"] if setup.resumed_from else None
+    return CheckpointCallback(
+        config.out_dir,
+        every=config.checkpoint_every,
+        keep=config.keep_checkpoints,
+        best_key=f"eval/{config.engine}/exact_match",
+        best=Best(**best) if best else None,
+    )
 
 
 def _evaluate(config: Train, setup: Setup, policy: Policy) -> Evaluation:

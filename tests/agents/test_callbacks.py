@@ -26,6 +26,7 @@ from agents.callbacks import (
     unfill,
 )
 from agents.checkpoint import Checkpoint, newest_checkpoint
+from agents.distributed import ALONE
 from agents.evaluate import EpisodeRecord, Evaluation
 from agents.learner import LearnerState
 from agents.metrics import Logger, read_metrics
@@ -54,6 +55,7 @@ def make_trainer(update: int, word: str = "old", last: int = 9) -> Any:
         "optimizer": {"state": {}, "param_groups": []},
     }
     return SimpleNamespace(
+        processes=ALONE,
         num_updates_done=update,
         last_update=last,
         policy=FakePolicy(word),

@@ -1,0 +1,246 @@
+"""Several processes that train one policy together, and the one that trains alone.
+
+`torchrun` and `accelerate launch` start the same command several times; `join` tells a process
+which of them it is. Each plays its share of an update's groups, all see all episodes and compute
+the same targets, each takes the gradient of its share of every gradient step, and the sum of the
+gradients is stepped along everywhere. So N processes do what one would do, but for the order in
+which numbers are added.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final, Self, TypeVar
+
+import torch
+
+_T = TypeVar("_T")
+
+EXTRA: Final = "pip install 'zs-env[train]'"
+
+_PATIENCE: Final = timedelta(days=1)
+"""How long a process waits for another one; the launcher ends all if one of them dies."""
+
+_CHUNK_BYTES: Final = 64 * 2**20
+
+
+class PeerError(RuntimeError):
+    """Another process failed; its own message tells why."""
+
+
+class Processes:
+    """The processes that train together; this class itself is one process, alone.
+
+    Attributes:
+        rank: The number of this process, from 0.
+        size: How many there are.
+        sharded: Whether they share out the weights, too, instead of having all of them each.
+    """
+
+    rank: int = 0
+    size: int = 1
+    sharded: bool = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes, prints and evaluates."""
+        return self.rank == 0
+
+    def device(self, name: str) -> str:
+        """Return the device of this process, where all are told the same `name`."""
+        return name
+
+    def share(self, total: int, name: str = "total") -> range:
+        """Return which of `total` things are this process's: neighbours, as many as others have.
+
+        Args:
+            total: How many there are for all processes together.
+            name: What to call it in messages.
+
+        Raises:
+            ValueError: If there are fewer than processes.
+
+        Example:
+            >>> Processes().share(5)
+            range(0, 5)
+        """
+        if total < self.size:
+            raise ValueError(
+                f"`{name}` must be at least the number of processes, {self.size}, got {total!r}"
+            )
+        return range(total * self.rank // self.size, total * (self.rank + 1) // self.size)
+
+    def together(self, action: Callable[[], _T]) -> list[_T]:
+        """Do something in every process; return what came out in each, in the order of ranks.
+
+        All processes have to call it, and each goes on when the last one is done. Results are
+        pickled.
+
+        Raises:
+            PeerError: If it raised in another process, before it did here or in one before.
+            Exception: Whatever it raised in this process, if it raised in none before.
+        """
+        return [action()]
+
+    def copy_from_first(self, module: torch.nn.Module) -> None:
+        """Give all processes the tensors that `module` has in the first one."""
+
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Replace each gradient by its sum over the processes; one that nobody has stays None."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *exception: object) -> None:
+        """Leave the others; after an error, end without waiting for them."""
+
+
+ALONE: Final = Processes()
+"""The one process of a training that nobody launched."""
+
+
+class LaunchedProcesses(Processes):
+    """The processes of a launcher, of which this is one."""
+
+    def __init__(self, rank: int, size: int, local_rank: int, sharded: bool) -> None:
+        """Join the others, whose default process group exists."""
+        from torch import distributed
+
+        self.rank, self.size, self.sharded = rank, size, sharded
+        self._local_rank, self._torch = local_rank, distributed
+        # Python objects go by a group of their own: NCCL would take them through the GPU.
+        self._objects: Any = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+
+    def device(self, name: str) -> str:
+        """Return the device of this process: with a GPU each, the one of its number."""
+        return f"cuda:{self._local_rank}" if name == "cuda" else name
+
+    def together(self, action: Callable[[], _T]) -> list[_T]:
+        """Do something in every process; see the base class."""
+        result, error = _outcome(action)
+        told = None if error is None else f"{type(error).__name__}: {error}"
+        outcomes: list[Any] = [None] * self.size
+        self._torch.all_gather_object(outcomes, (result, told), group=self._objects)
+        failed = [rank for rank, (_, told) in enumerate(outcomes) if told is not None]
+        if error is not None and failed[0] == self.rank:
+            raise error
+        if failed:
+            message = f"process {failed[0]} of {self.size} failed: {outcomes[failed[0]][1]}"
+            raise PeerError(message) from error
+        return [result for result, _ in outcomes]
+
+    @torch.no_grad()
+    def copy_from_first(self, module: torch.nn.Module) -> None:
+        """Give all processes the tensors that `module` has in the first one."""
+        for tensor in (*module.parameters(), *module.buffers()):
+            self._torch.broadcast(tensor.data, 0)
+
+    @torch.no_grad()
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Replace each gradient by its sum over the processes; one that nobody has stays None."""
+        every = list(parameters)
+        present = torch.tensor([each.grad is not None for each in every], dtype=torch.int32)
+        self._torch.all_reduce(present, self._torch.ReduceOp.MAX, group=self._objects)
+        gradients = []
+        for parameter, is_present in zip(every, present.tolist(), strict=True):
+            if is_present and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if parameter.grad is not None:
+                gradients.append(parameter.grad)
+        for chunk in _chunks(gradients):
+            self._sum(chunk)
+
+    def _sum(self, tensors: Sequence[torch.Tensor]) -> None:
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        self._torch.all_reduce(flat)
+        for tensor, summed in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(summed.view_as(tensor))
+
+    def __exit__(self, kind: object, *exception: object) -> None:
+        """Leave the others; after an error, end without waiting for them."""
+        if kind is None and self._torch.is_initialized():
+            self.together(lambda: None)
+            self._torch.destroy_process_group()
+
+
+def _outcome(action: Callable[[], _T]) -> tuple[_T | None, Exception | None]:
+    try:
+        return action(), None
+    except Exception as error:
+        return None, error
+
+
+def _chunks(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Yield neighbours of one type and device, about `_CHUNK_BYTES` at a time."""
+    chunk: list[torch.Tensor] = []
+    num_bytes = 0
+    for tensor in tensors:
+        alike = not chunk or (chunk[0].dtype, chunk[0].device) == (tensor.dtype, tensor.device)
+        if chunk and (not alike or num_bytes + tensor.nbytes > _CHUNK_BYTES):
+            yield chunk
+            chunk, num_bytes = [], 0
+        chunk.append(tensor)
+        num_bytes += tensor.nbytes
+    if chunk:
+        yield chunk
+
+
+def join(device: str = "cpu", environ: Mapping[str, str] = os.environ) -> Processes:
+    """Return the processes that this one was launched with, after meeting them.
+
+    Args:
+        device: Where policies are trained: "cpu", or "cuda" for a GPU each.
+        environ: What the launcher says.
+
+    Returns:
+        `ALONE` if nothing was launched, or one process only.
+
+    Raises:
+        ImportError: If several were launched and accelerate is not installed.
+        ValueError: If they were launched in a way that training cannot follow.
+    """
+    if int(environ.get("WORLD_SIZE", "1")) == 1:
+        return ALONE
+    _check_launch(environ)
+    if device.startswith("cuda:"):
+        raise ValueError(f"`device` must be cpu or cuda for several processes, got {device!r}")
+    try:
+        from accelerate import PartialState
+    except ImportError as error:
+        raise ImportError(f"several processes need accelerate: {EXTRA}") from error
+    state = PartialState(cpu=device == "cpu")
+    rank, size, local = state.process_index, state.num_processes, state.local_process_index
+    return LaunchedProcesses(rank, size, local, _is_true(environ, "ACCELERATE_USE_FSDP"))
+
+
+def _check_launch(environ: Mapping[str, str]) -> None:
+    """Check that training does what the launcher was configured for.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    if _is_true(environ, "ACCELERATE_USE_DEEPSPEED"):
+        raise ValueError(
+            "accelerate must be launched with --multi_gpu or --use_fsdp, got --use_deepspeed, "
+            "which takes its steps where training has yet to decide on them"
+        )
+    precision = environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision != "no":
+        raise ValueError(
+            f"accelerate must be launched with --mixed_precision no, got {precision!r}: what is "
+            "trained has to be what samples"
+        )
+    if not _is_true(environ, "ACCELERATE_USE_FSDP"):
+        return
+    version = environ.get("FSDP_VERSION", "1")
+    if version != "2":
+        raise ValueError(f"accelerate must be launched with --fsdp_version 2, got {version!r}")
+    for option in ("FSDP_OFFLOAD_PARAMS", "FSDP_ACTIVATION_CHECKPOINTING"):
+        if _is_true(environ, option):
+            raise ValueError(f"accelerate must be launched with --{option.lower()} false")
+
+
+def _is_true(environ: Mapping[str, str], name: str) -> bool:
+    return environ.get(name, "").lower() in ("true", "1", "yes")

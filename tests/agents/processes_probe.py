@@ -1,0 +1,119 @@
+"""Started once a process by test_distributed.py: does some things, and writes what came of them."""
+
+import copy
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from agents.algorithms.ppo import PPO
+from agents.distributed import PeerError, Processes, join
+from agents.learner import Learner, NonFiniteLossError
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.trainer_config import TrainerConfig
+from agents.trajectory import Trajectory, Turn
+
+
+def episode(length, group, reward, logprob=-1.0):
+    trajectory = Trajectory(group=group)
+    trajectory.observe([5, 6, 7])
+    trajectory.act(list(range(10, 10 + length)), [logprob] * length)
+    trajectory.turns.append(Turn("", "answer", False, reward, 3, 3 + length))
+    return trajectory
+
+
+def episodes():
+    return [episode(2 + i, i // 2, float(i % 2)) for i in range(6)]
+
+
+def learner(processes, **config):
+    policy = CausalLMPolicy.load("skill")
+    settings = TrainerConfig(max_tokens_per_pass=8, **config)
+    return Learner(policy, PPO(kl_coef=0.0), settings, processes)
+
+
+def weights(learner):
+    tensors = learner.state_dict()["modules"]["policy"].values()
+    return sum(float(tensor.detach().double().abs().sum()) for tensor in tensors)
+
+
+def errors(processes: Processes):
+    """A failure anywhere is one everywhere, and the first one tells which."""
+
+    def fail():
+        if processes.rank == 1:
+            raise KeyError("lost")
+        return 1
+
+    try:
+        processes.together(fail)
+    except KeyError:
+        return "own"
+    except PeerError as error:
+        return str(error)
+
+
+def gradients(processes: Processes):
+    """Gradients are added up; one that only some have counts as 0 in the others."""
+    both, one, none = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
+    both.grad = torch.full((2,), processes.rank + 1.0)
+    if processes.rank:
+        one.grad = torch.ones(2)
+    processes.sum_gradients([both, one, none])
+    return [None if each.grad is None else each.grad.tolist() for each in (both, one, none)]
+
+
+def first_weights(processes: Processes):
+    """All begin with the weights of the first."""
+    layer = torch.nn.Linear(2, 1)
+    torch.nn.init.constant_(layer.weight, float(processes.rank + 3))
+    processes.copy_from_first(layer)
+    return layer.weight.tolist()
+
+
+def nonfinite(processes: Processes):
+    """A loss that is no number in one process ends the update in all, before any step."""
+    taught = learner(processes, num_minibatches=1)
+    before = weights(taught)
+    # Rows are dealt out by length, the shortest one to the first process.
+    broken = [replace(each, logprobs=[*each.logprobs[:-1], float("nan")]) for each in episodes()]
+    batch = [*episodes()[:1], broken[1], *episodes()[2:]]
+    try:
+        taught.update(batch, 0)
+    except (NonFiniteLossError, PeerError) as error:
+        return [type(error).__name__, weights(taught) == before]
+
+
+def target_kl(processes: Processes):
+    """All stop an update at the same gradient step."""
+    found = learner(processes, target_kl=1e-9, num_minibatches=3).update(episodes(), 0)
+    return [found["train/stopped_early"], found["train/num_steps"]]
+
+
+def learned(processes: Processes):
+    """All have the same weights and the same numbers after two updates."""
+    taught = learner(processes)
+    rows = [taught.update(episodes(), number) for number in range(2)]
+    return [weights(taught), rows]
+
+
+def restored(processes: Processes):
+    """Weights and moments that are written and read back lead to the same update."""
+    taught, other = learner(processes), learner(processes)
+    taught.update(episodes(), 0)
+    other.load_state_dict(copy.deepcopy(taught.state_dict()))
+    rows = [each.update(episodes(), 1) for each in (taught, other)]
+    return [rows[0] == rows[1], weights(taught) == weights(other)]
+
+
+def main() -> None:
+    out, *names = sys.argv[1:]
+    with join() as processes:
+        answers = {name: globals()[name](processes) for name in names}
+        Path(out, f"{processes.rank}.json").write_text(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""Several processes, really started and talking over loopback, do what one would do.
+
+What they compute differs by the order in which float32 numbers are added: a mean of the log by
+about 1e-6, a weight by a few hundredths of one step of AdamW. The episodes are the same, unless
+a draw falls between two roundings of a probability, which it does not with the seeds here.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from agents.cli.main import main
+from agents.distributed import ALONE, Processes, _chunks, join
+from agents.metrics import read_metrics
+from agents.rollout import Rollout, side_by_side
+from agents.trajectory import Trajectory
+
+ROOT = Path(__file__).parents[2]
+PROBE = Path(__file__).parent / "processes_probe.py"
+PATIENCE = 200.0
+STEPS = 3
+# Three questions for two processes: shares that differ.
+TINY = (
+    f"--engine world --policy skill --steps {STEPS} --num-questions 3 --group-size 3 "
+    "--max-turns 2 --temperature 1.5 --eval-questions 4 --eval-every 2 --threads 1 "
+    "--log-formats csv"
+).split()
+TOLERANCE = 2e-5
+LEARNING_RATE = 1.5e-4
+SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+
+
+def launch(*command: str, num: int = 2, **environ: str) -> subprocess.Popen[str]:
+    """Start a command in several processes; in one, without a launcher."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num)]
+    return subprocess.Popen(
+        [sys.executable, *(torchrun if num > 1 else []), *command],
+        cwd=ROOT,
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+        | environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    with process:
+        text, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, text
+    return text
+
+
+def train(out: Path, algorithm: str, **environ: str) -> str:
+    options = (*TINY, "--algorithm", algorithm, "--out", str(out))
+    return finish(launch("-m", "agents.cli.main", "train", *options, **environ))
+
+
+def probe(out: Path, *names: str, num: int = 3, **environ: str) -> dict[str, list[Any]]:
+    """Return what each process found, by name."""
+    finish(launch(str(PROBE), str(out), *names, num=num, **environ))
+    found = [json.loads((out / f"{rank}.json").read_text()) for rank in range(num)]
+    return {name: [each[name] for each in found] for name in names}
+
+
+def numbers(run: Path) -> list[dict[str, float]]:
+    return [
+        {key: value for key, value in row.items() if not key.startswith("time/")}
+        for row in read_metrics(run)
+    ]
+
+
+def assert_alike(run: Path, wanted: Path) -> None:
+    """Check that a run has the episodes, and nearly the numbers and weights, of another one."""
+    transcripts = [(each / "transcripts.jsonl").read_text() for each in (run, wanted)]
+    assert transcripts[0] == transcripts[1]
+    found, expected = numbers(run), numbers(wanted)
+    assert len(found) == len(expected) == STEPS
+    assert sum(row["train/grad_norm"] > 0.01 for row in expected) >= 2
+    for row, other in zip(found, expected, strict=True):
+        assert row == pytest.approx(other, rel=TOLERANCE, abs=TOLERANCE)
+    folders = [each / f"checkpoints/{STEPS:06}" for each in (run, wanted)]
+    files = {file.name for file in folders[1].glob("*.safetensors")}
+    assert files == {file.name for file in folders[0].glob("*.safetensors")}
+    for name in files - {"optimizer.safetensors"}:
+        tensors = [load_file(folder / name) for folder in folders]
+        torch.testing.assert_close(tensors[0], tensors[1], rtol=0, atol=LEARNING_RATE / 2)
+        mean = [torch.cat([t.flatten() for t in each.values()]) for each in tensors]
+        assert float((mean[0] - mean[1]).abs().mean()) < LEARNING_RATE / 1000
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return runs of one process by algorithm."""
+    folder = tmp_path_factory.mktemp("alone")
+    for name in ("grpo", "ppo"):
+        options = ["train", *TINY, "--algorithm", name, "--out", str(folder / name)]
+        assert main(options) == 0
+    return {name: folder / name for name in ("grpo", "ppo")}
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_two_processes_train_like_one(
+    alone: dict[str, Path], tmp_path: Path, algorithm: str
+) -> None:
+    text = train(tmp_path / "run", algorithm)
+    assert text.count("update 1/3") == 1
+    assert_alike(tmp_path / "run", alone[algorithm])
+    assert json.loads((tmp_path / "run/config.json").read_text())["num_processes"] == 2
+
+
+def test_two_processes_with_sharded_weights_train_like_one(
+    alone: dict[str, Path], tmp_path: Path
+) -> None:
+    """The critic, the reference, evaluations, checkpoints and best weights included."""
+    train(tmp_path / "run", "ppo", **SHARDED)
+    assert_alike(tmp_path / "run", alone["ppo"])
+    exported = load_file(tmp_path / "run/checkpoint/model.safetensors")
+    kept = load_file(tmp_path / f"run/checkpoints/{STEPS:06}/policy.safetensors")
+    assert exported.keys() == kept.keys()
+    assert all(torch.equal(exported[name], kept[name]) for name in kept)
+
+
+def test_signal_to_one_process_stops_all_and_the_run_goes_on_in_one(
+    alone: dict[str, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    options = (*TINY, "--algorithm", "grpo", "--out", str(run))
+    process = launch("-m", "agents.cli.main", "train", *options)
+    end = time.monotonic() + PATIENCE
+    while not (run / "metrics.jsonl").exists() or not read_metrics(run):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    workers = sorted(psutil.Process(process.pid).children(), key=lambda each: each.pid)
+    workers[-1].send_signal(signal.SIGTERM)
+    text = finish(process)
+    done = len(read_metrics(run))
+    assert 1 <= done < STEPS, text
+    assert f"stopped after update {done} of {STEPS}" in text
+    assert main(["train", "--resume", str(run)]) == 0
+    assert_alike(run, alone["grpo"])
+
+
+def test_run_of_one_process_goes_on_in_two(alone: dict[str, Path], tmp_path: Path) -> None:
+    """From a checkpoint of a critic and of all moments, in shards."""
+    run = tmp_path / "run"
+    subprocess.run(["cp", "-r", str(alone["ppo"]), str(run)], check=True)
+    for file in (run / f"checkpoints/{STEPS:06}").iterdir():
+        file.unlink()
+    finish(launch("-m", "agents.cli.main", "train", "--resume", str(run), **SHARDED))
+    assert_alike(run, alone["ppo"])
+
+
+LEARNING = ("nonfinite", "learned", "restored")
+
+
+@pytest.fixture(scope="module", params=[{}, SHARDED], ids=["whole", "sharded"])
+def learners(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[Any]]:
+    """Return what three processes find that hold all weights each, or shards of them."""
+    return probe(tmp_path_factory.mktemp("learners"), *LEARNING, **request.param)
+
+
+def test_loss_that_is_no_number_in_one_process_stops_all(learners: dict[str, list[Any]]) -> None:
+    other, own = ["PeerError", True], ["NonFiniteLossError", True]
+    assert learners["nonfinite"] == [other, own, other]
+
+
+def test_learner_state_is_put_back_in_all(learners: dict[str, list[Any]]) -> None:
+    assert learners["restored"] == [[True, True]] * 3
+
+
+def test_three_processes_learn_the_same_weights(
+    learners: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    """Two to four rows a step: some processes have fewer passes than others, or none."""
+    [[weights, rows]] = probe(tmp_path, "learned", num=1)["learned"]
+    first, *others = learners["learned"]
+    assert others == [first] * 2
+    assert first[0] == pytest.approx(weights, rel=1e-6)
+    for found, expected in zip(first[1], rows, strict=True):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_processes_agree(tmp_path: Path) -> None:
+    found = probe(tmp_path, "errors", "gradients", "first_weights", "target_kl")
+    told = "process 1 of 3 failed: KeyError: 'lost'"
+    assert found["errors"] == [told, "own", told]
+    assert found["gradients"] == [[[6.0, 6.0], [2.0, 2.0], None]] * 3
+    assert found["first_weights"] == [[[3.0, 3.0]]] * 3
+    stopped, num_steps = found["target_kl"][0]
+    assert found["target_kl"] == [[stopped, num_steps]] * 3
+    assert stopped == 1.0
+
+
+def test_snippets_of_the_page_run() -> None:
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(snippet, {})
+
+
+class Share(Processes):
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+
+@given(st.integers(1, 20), st.integers(0, 50))
+def test_shares_are_neighbours_that_cover_all_once(size: int, more: int) -> None:
+    total = size + more
+    shares = [Share(rank, size).share(total) for rank in range(size)]
+    assert [each for share in shares for each in share] == [*range(total)]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_fewer_questions_than_processes_are_refused() -> None:
+    with pytest.raises(ValueError, match="`num_questions` must be at least the number of proc"):
+        Share(0, 3).share(2, "num_questions")
+
+
+def test_one_process_is_alone() -> None:
+    assert join(environ={}) is ALONE
+    assert join(environ={"WORLD_SIZE": "1"}) is ALONE
+
+
+@pytest.mark.parametrize(
+    ("environ", "device", "message"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "cpu", "got --use_deepspeed"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "cpu", "--mixed_precision no, got 'bf16'"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "cpu", "--fsdp_version 2, got '1'"),
+        (SHARDED | {"FSDP_OFFLOAD_PARAMS": "true"}, "cpu", "--fsdp_offload_params false"),
+        ({}, "cuda:1", "`device` must be cpu or cuda for several processes, got 'cuda:1'"),
+    ],
+)
+def test_launch_that_training_cannot_follow_is_refused(
+    environ: dict[str, str], device: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        join(device, {"WORLD_SIZE": "2"} | environ)
+
+
+def test_groups_that_two_processes_number_alike_are_refused() -> None:
+    rollout = Rollout([Trajectory(group=1)], 1.0, 2.0)
+    with pytest.raises(ValueError, match="`group` of an episode must tell groups"):
+        side_by_side([rollout, rollout])
+
+
+def test_rollouts_side_by_side_took_as_long_as_the_longest() -> None:
+    rollouts = [Rollout([Trajectory(group=i)] * 2, 1.0 + i, 3.0 - i) for i in range(2)]
+    joined = side_by_side(rollouts)
+    assert [each.group for each in joined.trajectories] == [0, 0, 1, 1]
+    assert (joined.policy_seconds, joined.engine_seconds) == (2.0, 3.0)
+
+
+def test_chunks_keep_types_apart_and_bytes_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.distributed._CHUNK_BYTES", 100)
+    tensors = [torch.zeros(n) for n in (10, 10, 10, 40)] + [torch.zeros(2, dtype=torch.float64)]
+    sizes = [[each.numel() for each in chunk] for chunk in _chunks(tensors)]
+    assert sizes == [[10, 10], [10], [40], [2]]
