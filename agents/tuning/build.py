@@ -24,6 +24,7 @@ from agents.tuning.policy_data import SKILL, WEAK, policy_examples
 from agents.tuning.sft import Example, SFTConfig, finetune
 from agents.tuning.simulator_data import simulator_examples
 from agents.tuning.tokenizer import train_tokenizer
+from zs_env.lm.alignment import aligned
 from zs_env.task.miniwiki import default_world
 
 SMALL = TinyShape()
@@ -137,7 +138,7 @@ def build_policies(out: Path, config: BuildConfig) -> None:
     finetune(model, examples, replace(POLICY, seed=config.seed), _Reporter("skill"))
     save_model(model, tokenizer, out / "skill")
     # From the rounded weights, so that `base` can be made again from what ships.
-    model = AutoModelForCausalLM.from_pretrained(out / "skill", dtype=torch.float32)
+    model = aligned(AutoModelForCausalLM.from_pretrained(out / "skill", dtype=torch.float32))
     examples = list(policy_examples(tokenizer, WEAK, config.habit_examples, config.seed + 2))
     finetune(model, examples, replace(HABITS, seed=config.seed), _Reporter("base"))
     save_model(model, tokenizer, out / "base")

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from agents.tuning.sft_config import SFTOptions
+from zs_env.lm.alignment import aligned
 from zs_env.lm.attention import GROUPED_ATTENTION
 from zs_env.lm.transformers import no_progress_bars
 from zs_env.models import MODELS, model_folder
@@ -106,7 +107,7 @@ def _load_causal(path: str, dtype: torch.dtype) -> PreTrainedModel:
             causal: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     except SafetensorError as error:
         raise ValueError(f"`model` must be readable, got {path}: {error}") from error
-    return causal
+    return aligned(causal)
 
 
 def add_lora(causal: PreTrainedModel, options: SFTOptions) -> PeftModel:

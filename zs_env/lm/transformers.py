@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from zs_env.lm.alignment import aligned
 from zs_env.lm.attention import GROUPED_ATTENTION
 from zs_env.lm.chat import prompt_text
 from zs_env.lm.decoding import Decoding, MayEnd, Row
@@ -88,7 +89,8 @@ class TransformersLM:
             dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         with no_progress_bars():
             model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-        lm = cls(model.to(device).eval(), AutoTokenizer.from_pretrained(path), max_batch_size)
+        model = aligned(model.to(device)).eval()
+        lm = cls(model, AutoTokenizer.from_pretrained(path), max_batch_size)
         lm._source = Path(path).absolute() if Path(path).is_dir() else path
         return lm
 

@@ -161,8 +161,13 @@ def test_prompted_model_reads_the_prompt_in_its_chat_template_if_it_has_one(
 ):
     folder, read = chat_folder if has_template else plain_folder, []
     engine = make_engine(f"simulator:{folder}?prompt=prompted&tokens=1")
-    encode = engine.generator.encode
-    monkeypatch.setattr(engine.generator, "encode", lambda text: read.append(text) or encode(text))
+    run = engine.generator.run
+
+    def spy(rows, *arguments, **options):
+        read.extend(engine.generator.tokenizer.decode(row.prompt) for row in rows)
+        return run(rows, *arguments, **options)
+
+    monkeypatch.setattr(engine.generator, "run", spy)
     engine.replies(REQUESTS)
     users = [load_prompt("prompted")(request).user for request in REQUESTS]
     assert read == (list(map(in_template, users)) if has_template else users)
