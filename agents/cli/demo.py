@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rich.console import Console
 from tyro.conf import arg
 
-from agents.cli import train
+from agents.cli import train_run, train_setup
 from agents.cli.checks import check_at_least, usage_errors
 from agents.cli.evaluate import Conditions, measure
 from agents.cli.files import command_line, write_json
@@ -26,6 +26,7 @@ from agents.cli.options import (
 )
 from agents.cli.provenance import cpu_model, machine, provenance
 from agents.cli.threads import use_threads
+from agents.cli.train import Train
 from agents.memory import peak_memory_mb
 
 if TYPE_CHECKING:
@@ -140,8 +141,8 @@ class Setup:
 
     before: dict[str, CausalLMPolicy]
     exams: tuple[Exam, ...]
-    training: train.Train
-    training_setup: train.Setup
+    training: Train
+    training_setup: train_setup.Setup
 
 
 def prepare(config: Demo) -> Setup:
@@ -153,7 +154,7 @@ def prepare(config: Demo) -> Setup:
     """
     check_at_least(0, noisy_questions=config.noisy_questions, hard_questions=config.hard_questions)
     check_at_least(1, train_questions=config.train_questions)
-    training = train.Train(
+    training = Train(
         engine=config.engine,
         policy=config.policy,
         steps=config.steps,
@@ -166,7 +167,7 @@ def prepare(config: Demo) -> Setup:
         eval_questions=config.eval_questions,
         threads=config.threads,
     )
-    loaded = train.prepare(training)
+    loaded = train_setup.prepare(training)
     before = {
         "skill": load_policy(config.skill),
         "base": load_policy(config.policy),
@@ -242,7 +243,7 @@ def _train(
     """Train, and return the trained policy, None if it was stopped, and the seconds that took."""
     console.print()
     start = time.perf_counter()
-    finished = train.execute(setup.training, setup.training_setup, console, threads)
+    finished = train_run.execute(setup.training, setup.training_setup, console, threads)
     console.print()
     return setup.training_setup.policy if finished else None, time.perf_counter() - start
 

@@ -118,7 +118,7 @@ def plan_memory(config: Train) -> MemoryPlan:
 
 
 def _options(config: Train) -> ModelOptions:
-    from agents.cli.train import taken
+    from agents.cli.train_setup import taken
 
     options: ModelOptions = taken(ModelOptions, config)
     return options
@@ -128,7 +128,7 @@ def make_workload(config: Train, tokens: Tokens, shape: ModelShape) -> Workload:
     """Return how a model is trained."""
     import torch
 
-    from agents.cli.train import chosen_algorithm
+    from agents.cli.train_setup import chosen_algorithm
 
     needs = chosen_algorithm(config).needs
     kind = torch.device(config.device).type

@@ -68,6 +68,6 @@ def test_demo_prints_one_table_and_the_figure(
 def test_demo_that_is_stopped_while_it_trains_ends_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.cli.train.execute", lambda *arguments: False)
+    monkeypatch.setattr("agents.cli.train_run.execute", lambda *arguments: False)
     assert main(["demo", *TINY, "--out", str(tmp_path / "run")]) == 0
     assert not (tmp_path / "run" / "demo.json").exists()

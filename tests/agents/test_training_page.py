@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from agents.callbacks import BEST_FOLDER, CHECKPOINT_FOLDER, CHECKPOINTS_FOLDER
-from agents.cli.train import FAILED_FOLDER, HARMLESS
+from agents.cli.train_folder import FAILED_FOLDER
+from agents.cli.train_resume import HARMLESS
 from agents.log_formats import FORMATS
 from agents.trainer import Callback
 

@@ -1,0 +1,120 @@
+"""How a training run is gone on with: its own options, its last checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from agents.cli.provenance import provenance
+from agents.cli.train import Train
+from agents.cli.train_folder import CONFIG_FILE, is_run
+from agents.cli.train_setup import Setup
+
+HARMLESS: Final = frozenset(
+    "resume policy cache cache_mode log_formats keep_checkpoints checkpoint_every".split()
+)
+"""Options that may change when a run is resumed: they decide no number of it.
+
+The start policy may have moved, but its weights must be the same.
+"""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run's folder tells of how it was started.
+
+    Attributes:
+        config: Its options; `out` is the folder, wherever it is now.
+        description: All of config.json.
+    """
+
+    config: Train
+    description: Mapping[str, Any]
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Return how the run in a folder was started.
+
+    Raises:
+        ValueError: If there is none, or another version started it.
+    """
+    if not is_run(folder):
+        raise ValueError(f"`resume` must be the folder of a run, got {str(folder)!r}")
+    try:
+        description = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = Train(**description["config"] | {"out": str(folder)})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`resume` must be a run of this version, got {str(folder)!r}: {error}"
+        ) from error
+    return RunRecord(config, description)
+
+
+def resumed(given: Train, run: RunRecord) -> Train:
+    """Return the options to resume a run with.
+
+    Args:
+        given: What the command line says, with the run's own options for what it does not say.
+        run: What the folder says.
+
+    Raises:
+        ValueError: If they differ in an option that decides numbers of the run.
+    """
+    for name in (field.name for field in fields(Train)):
+        new, old = getattr(given, name), getattr(run.config, name)
+        if new != old and name not in HARMLESS:
+            raise ValueError(
+                f"`{name}` must be {old!r}, as in the run that `resume` names, got {new!r}"
+            )
+    return replace(given, resume="", recipe="")
+
+
+def restore(config: Train, run: RunRecord, setup: Setup, console: Console) -> Setup:
+    """Take training to the last checkpoint of a run, if it has one.
+
+    Raises:
+        ValueError: If the start weights have changed, or files of the run were lost.
+        CheckpointError: If there are checkpoints, and all of them are damaged.
+    """
+    from agents.callbacks import CHECKPOINTS_FOLDER, check_files
+    from agents.checkpoint import newest_checkpoint
+    from agents.cli.display import say
+
+    def warn(message: str) -> None:
+        say(console, f"warning: {message}")
+
+    wanted = run.description["start_weights_sha256"]
+    if setup.weights_checksum != wanted:
+        raise ValueError(
+            f"`policy` must be the weights that the run started from, with the SHA-256 {wanted}, "
+            f"got {config.policy!r} with {setup.weights_checksum}"
+        )
+    for name, old, new in differences(run.description, provenance()):
+        warn(f"{name} was {old} and is {new}: numbers may differ")
+    checkpoint = newest_checkpoint(config.out_dir / CHECKPOINTS_FOLDER, warn)
+    if checkpoint is None:
+        return setup
+    check_files(config.out_dir, checkpoint.state["files"])
+    setup.trainer.restore(checkpoint)
+    return replace(setup, resumed_from=checkpoint)
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, old value and new value of whatever results depend on and has changed.
+
+    Example:
+        >>> list(differences({"versions": {"torch": "2.8"}}, {"versions": {"torch": "2.9"}}))
+        [('versions: torch', '2.8', '2.9')]
+    """
+    for group, values in new.items():
+        for name, value in values.items():
+            before = old.get(group, {}).get(name)
+            if before != value:
+                yield f"{group}: {name}", before, value

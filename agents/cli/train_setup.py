@@ -1,0 +1,280 @@
+"""From the options of `zerosearch train` to a trainer: everything is checked, nothing written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode
+from rich.console import Console
+
+from agents.cli.checks import check_at_least, check_probability
+from agents.cli.options import load_cached_engine, load_questions, question_source
+from agents.cli.provenance import weights_checksum
+from agents.cli.train import Train
+from agents.cli.train_folder import check_out
+from agents.policies.model_options import ModelOptions
+
+if TYPE_CHECKING:
+    from agents.algorithms.algorithm import Algorithm
+    from agents.checkpoint import Checkpoint
+    from agents.distributed import Processes
+    from agents.policies.causal_lm import CausalLMPolicy
+    from agents.trainer import Trainer
+    from zs_env.search.engine import SearchEngine
+    from zs_env.task.questions import Question
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a checked configuration stands for, loaded; nothing has been written yet.
+
+    Attributes:
+        policy: What is trained.
+        engine: What answers queries.
+        trainer: What trains it.
+        eval_questions: What evaluations ask.
+        weights_checksum: SHA-256 of the start weights.
+        resumed_from: The checkpoint that a resumed run goes on from, if there is one.
+    """
+
+    policy: CausalLMPolicy
+    engine: SearchEngine
+    trainer: Trainer
+    eval_questions: tuple[Question, ...]
+    weights_checksum: str
+    resumed_from: Checkpoint | None = None
+
+
+def prepare(config: Train, processes: Processes | None = None) -> Setup:
+    """Check every option and load what they name.
+
+    Args:
+        config: The options.
+        processes: Those that train together; None is this one alone.
+
+    Raises:
+        ValueError: If an option is out of its range or names nothing.
+        FileNotFoundError: If there is no model where one should be.
+    """
+    from agents.distributed import ALONE
+    from agents.policies.folders import find_policy
+    from agents.trainer import Trainer
+    from agents.trainer_config import TrainerConfig
+    from zs_env.search.curriculum import ExponentialCurriculum
+
+    _check(config)
+    processes = processes or ALONE
+    check_device(processes.device(config.device))
+    algorithm = chosen_algorithm(config)
+    curriculum = ExponentialCurriculum(config.noise_start, config.noise_end, config.noise_base)
+    settings, options = (taken(kind, config) for kind in (TrainerConfig, ModelOptions))
+    questions = _eval_questions(config)
+    engine = load_cached_engine(config.engine, config.cache, config.cache_mode)
+    env = make_env(config, engine, len(processes.share(config.num_questions, "num_questions")))
+    if not processes.sharded:
+        check_memory(config)
+    policy = load_start_policy(config, options, processes.device(config.device))
+    trainer = Trainer(
+        policy, env, algorithm, config=settings, curriculum=curriculum, processes=processes
+    )
+    checksum = weights_checksum(find_policy(config.policy))
+    return Setup(policy, engine, trainer, questions, checksum)
+
+
+def chosen_algorithm(config: Train) -> Algorithm:
+    """Return the algorithm with its hyper-parameters.
+
+    Raises:
+        ValueError: If there is none of that name, or a value is out of its range.
+    """
+    from agents.algorithms.registry import make_algorithm
+
+    overrides = {name: getattr(config, name) for name in ("kl_coef", "clip_range")}
+    return make_algorithm(config.algorithm, overrides)
+
+
+def load_start_policy(config: Train, options: ModelOptions, device: str) -> CausalLMPolicy:
+    """Load what training starts from.
+
+    Raises:
+        ValueError: If it is an adapter, or an option does not suit it.
+        FileNotFoundError: If it is not there.
+    """
+    from agents.policies.causal_lm import CausalLMPolicy
+    from agents.policies.folders import ADAPTER_CONFIG_FILE, find_policy
+
+    folder = find_policy(config.policy)
+    if (folder / ADAPTER_CONFIG_FILE).is_file():
+        # What is below it is not what training would start from: the penalty's reference.
+        raise ValueError(
+            f"`policy` must be a whole model to start from, got the LoRA adapter {folder}: merge "
+            "it first (zerosearch models merge)"
+        )
+    try:
+        return CausalLMPolicy.load(config.policy, device, options)
+    except torch_out_of_memory() as error:
+        raise ValueError(out_of_memory(config, error)) from error
+
+
+def taken(kind: Any, config: Train) -> Any:
+    """Return a dataclass whose fields have the values of the options of the same names."""
+    return kind(**{f.name: getattr(config, f.name) for f in fields(kind) if f.name in _NAMES})
+
+
+def torch_out_of_memory() -> type[RuntimeError]:
+    """Return what torch raises where a device has too little memory."""
+    import torch
+
+    return torch.OutOfMemoryError
+
+
+def out_of_memory(config: Train, error: RuntimeError) -> str:
+    """Return the line that tells of too little memory."""
+    reason = str(error).partition(". ")[0]
+    return (
+        f"the memory of {config.device} is full ({reason}); what helps: --gradient-checkpointing, "
+        "a lower --max-tokens-per-pass, --logit-chunk or --rollout-batch-size, --lora-rank; "
+        "--dry-run tells what needs how much"
+    )
+
+
+def show_plan(config: Train, console: Console) -> None:
+    """Print what training would need, and load no weights.
+
+    Raises:
+        ValueError: If an option is out of its range, or the memory cannot do.
+        FileNotFoundError: If there is no configuration of a model where one should be.
+    """
+    from agents.cli.plan import make_plan, print_plan
+
+    _check(config)
+    check_device_name(config.device)
+    plan = make_plan(config)
+    print_plan(plan, console)
+    plan.memory.check(plan.device)
+
+
+def check_memory(config: Train) -> None:
+    """Check that what is certain to be needed fits into the memory of the device.
+
+    Raises:
+        ValueError: If not.
+    """
+    from agents.cli.plan import plan_memory
+
+    plan_memory(config).check(config.device)
+
+
+def _eval_questions(config: Train) -> tuple[Question, ...]:
+    if not config.eval_every:
+        return ()
+    return load_questions(config.questions, config.eval_split, config.eval_questions, config.seed)
+
+
+_NAMES = frozenset(field.name for field in fields(Train))
+
+
+def _check(config: Train) -> None:
+    check_probability(noise_start=config.noise_start, noise_end=config.noise_end)
+    check_at_least(
+        1,
+        steps=config.steps,
+        num_questions=config.num_questions,
+        group_size=config.group_size,
+        max_turns=config.max_turns,
+        top_k=config.top_k,
+        checkpoint_every=config.checkpoint_every,
+        keep_checkpoints=config.keep_checkpoints,
+    )
+    check_at_least(
+        0,
+        eval_every=config.eval_every,
+        eval_questions=config.eval_questions,
+        seed=config.seed,
+    )
+    log_formats(config)
+    check_out(config.out_dir)
+
+
+def log_formats(config: Train) -> tuple[str, ...]:
+    """Return the names of what the run's numbers are written to.
+
+    Raises:
+        ValueError: If one is unknown.
+    """
+    from agents.log_formats import check_formats
+
+    given = (name.strip() for name in config.log_formats.split(","))
+    return check_formats(("json", *filter(None, given)))
+
+
+def check_device(device: str) -> None:
+    """Check that torch knows a device, and that it is there.
+
+    Raises:
+        ValueError: If not.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"`device` must be one that is there, got {device!r}: {reason}") from error
+
+
+def check_device_name(device: str) -> None:
+    """Check that torch knows such devices, whether or not one is there.
+
+    Raises:
+        ValueError: If not.
+    """
+    import torch
+
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"`device` must be one that torch knows, got {device!r}: {reason}"
+        ) from error
+
+
+def make_env(
+    config: Train, engine: SearchEngine, num_questions: int | None = None
+) -> gym.vector.VectorEnv[Any, Any, Any]:
+    """Return the environment to train in, of a part of the questions of an update if wanted.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+        gym.error.Error: If the id is not registered.
+    """
+    import zs_env  # noqa: F401 - registers the ids
+
+    return gym.make_vec(
+        config.env_id,
+        num_envs=(num_questions or config.num_questions) * config.group_size,
+        group_size=config.group_size,
+        engine=engine,
+        split=config.split,
+        max_turns=config.max_turns,
+        **_asked(config),
+        autoreset_mode=AutoresetMode.DISABLED,
+    )
+
+
+def _asked(config: Train) -> dict[str, Any]:
+    """Return what the environment is to ask, and how, but for what is its default anyway."""
+    # Other packages' environments need not know question sets, prompts or numbers of documents.
+    asked: dict[str, Any] = {}
+    if config.questions != Train.questions:
+        asked["questions"] = question_source(config.questions, config.split)
+    return asked | shown(config)
+
+
+def shown(config: Train) -> dict[str, Any]:
+    """Return how the environment is to show things, but for what is its default anyway."""
+    names = ("prompt", "top_k")
+    return {n: getattr(config, n) for n in names if getattr(config, n) != getattr(Train, n)}
