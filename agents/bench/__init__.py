@@ -1,0 +1,1 @@
+"""Agents, environments, engines and noise in one table: benchmarks and their reports."""
