@@ -25,7 +25,7 @@ from functools import cache
 from typing import Any, Final, Generic, TypeVar
 from urllib.parse import urlencode, urljoin
 
-from zs_env.remote.endpoints import Endpoint, Pool, check_base_urls
+from zs_env.remote.endpoints import Endpoint, Pool, check_base_urls, host_of, is_loopback
 from zs_env.remote.failures import RemoteError, TryError
 from zs_env.remote.keys import ApiKey, without_key
 from zs_env.remote.limits import Limits, retry_after
@@ -48,7 +48,6 @@ _RETRIED_STATUSES = frozenset({408, 409, 425, 429})
 _NO_SUCH_PAGE = frozenset({404, 405, 501})
 _EXCERPT_LENGTH = 200
 _READ_LENGTH = 4000  # of what a message may quote a part of
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +231,10 @@ class _Connections(Generic[P]):
                 + len(settings.urls),  # a probe needs no slot
                 keepalive_expiry=_KEEP_ALIVE_SECONDS,
             ),
-            # A proxy of the environment cannot reach this machine's own loopback.
-            mounts={f"all://{host}": None for host in _LOOPBACK},
+            # A proxy of the environment cannot reach this machine's own loopback, and one that
+            # nobody needs must not even be looked at: it may need what is not installed.
+            trust_env=not all(map(is_loopback, settings.urls)),
+            mounts={f"all://{host_of(url)}": None for url in settings.urls if is_loopback(url)},
         )
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -53,6 +54,34 @@ def _check_base_url(url: str) -> str:
     ):
         raise ValueError(f"{wanted}, got {url!r}")
     return url.rstrip("/")
+
+
+def host_of(url: str) -> str:
+    """Return the host in a base URL, with the brackets of an IPv6 address.
+
+    Example:
+        >>> host_of("http://[::1]:8000/v1")
+        '[::1]'
+    """
+    host = urlsplit(url).hostname or ""
+    return f"[{host}]" if ":" in host else host
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether a base URL leads to this machine, by its name alone.
+
+    Example:
+        >>> [
+        ...     is_loopback(f"http://{host}:80")
+        ...     for host in ("127.8.0.1", "[::1]", "a.localhost", "a")
+        ... ]
+        [True, True, True, False]
+    """
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 @dataclass(slots=True, eq=False)

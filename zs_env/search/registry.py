@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -247,8 +248,16 @@ def make_engine(engine: str | SearchEngine) -> SearchEngine:
     return _build_once(engine) if isinstance(engine, str) else engine
 
 
-@cache
+_building: Final = threading.RLock()  # an engine may be made of another
+
+
 def _build_once(name: str) -> SearchEngine:
+    with _building:  # or threads that ask at the same time would get an engine each
+        return _built(name)
+
+
+@cache
+def _built(name: str) -> SearchEngine:
     if name in ENGINES:
         return ENGINES[name]()
     scheme, _, place = name.partition(":")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -36,9 +38,12 @@ from zs_env.serve.contracts import (
 )
 from zs_env.serve.metrics import MEDIA_TYPE, Metrics
 
+_log = logging.getLogger(__name__)
+
 TOKEN_VARIABLE: Final = "ZS_SERVE_TOKEN"
 PATH: Final = "/retrieve"
 
+_URL: Final = re.compile(r"https?://[^\s,;'\"<>()]+(?<![.:])")
 _CLIENT_GONE: Final = 499  # nobody reads it; the metrics tell it from an answer
 _RETRY_SECONDS: Final = 1
 _BODY_SECONDS: Final = 30.0
@@ -230,11 +235,22 @@ class Service:
         except SearchEngineError as error:
             if is_unanswerable(error):
                 raise RefusalError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
-            raise _unavailable(str(error)) from error
+            _log.error("the search engine failed: %s", error)
+            raise _unavailable(without_urls(str(error))) from error
         except asyncio.CancelledError as error:  # it took longer than the server had left to live
             raise _unavailable("the server is shutting down") from error
         except (Exception, SystemExit) as error:  # a mistake in the engine; the batcher logged it
             raise _unavailable(f"the search engine failed: {type(error).__name__}") from error
+
+
+def without_urls(text: str) -> str:
+    """Return `text` without the servers in it, which are nobody's business but this one's.
+
+    Example:
+        >>> without_urls("http://gpu7:8000/v1 did not answer after 3 tries")
+        'an upstream server did not answer after 3 tries'
+    """
+    return _URL.sub("an upstream server", text)
 
 
 def _unavailable(message: str) -> RefusalError:

@@ -1,6 +1,6 @@
 import pytest
 
-from zs_env.remote.endpoints import Pool, check_base_urls
+from zs_env.remote.endpoints import Pool, check_base_urls, is_loopback
 
 
 def taken(pool, num, now=0.0):
@@ -50,3 +50,23 @@ def test_one_url_or_several_are_taken():
 def test_no_url_is_refused():
     with pytest.raises(ValueError, match="`base_urls` must name at least one server, got none"):
         check_base_urls([])
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://127.3.2.1", True),
+        ("http://[::1]:8000", True),
+        ("https://localhost", True),
+        ("https://LOCALHOST:1/x", True),
+        ("http://sim.localhost:8000", True),
+        ("http://10.0.0.1:8000", False),
+        ("http://127.0.0.1.example.com", False),
+        ("http://localhost.example.com", False),
+        ("http://notlocalhost", False),
+        ("http://[2001:db8::1]", False),
+    ],
+)
+def test_loopback_is_told_by_its_name(url, expected):
+    assert is_loopback(url) is expected

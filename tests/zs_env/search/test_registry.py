@@ -1,6 +1,8 @@
 """Engines by name, and the seam at which an engine's reply is trusted or not."""
 
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -173,3 +175,18 @@ def test_place_is_read_into_its_parts():
         model="some/model",
         options={"top": "3", "name": "a b"},
     )
+
+
+def test_threads_that_ask_for_an_engine_at_the_same_time_get_the_same_one(monkeypatch):
+    built = []
+
+    def build():
+        time.sleep(0.05)
+        built.append(object())
+        return built[-1]
+
+    monkeypatch.setitem(ENGINES, "slow", build)
+    with ThreadPoolExecutor(8) as pool:
+        engines = list(pool.map(make_engine, ["slow"] * 8))
+    assert len(built) == 1
+    assert set(engines) == set(built)

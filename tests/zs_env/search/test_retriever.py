@@ -320,3 +320,17 @@ def test_key_of_another_server_is_not_sent(make, monkeypatch):
     engine, server = make()
     engine.search(REQUESTS[:1])
     assert "Authorization" not in server.requests[0].headers
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_no_proxy_of_the_environment_stands_before_this_machine(host, proxy, make, monkeypatch):
+    for name in ("ALL_PROXY", "HTTP_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    engine, server = make()
+    engine.close()
+    url = server.url.replace("127.0.0.1", host)
+    assert host in url
+    engine = RetrieverSearchEngine(url, limits=replace(FAST, max_tries=1))
+    assert engine.search([SearchRequest("who", top_k=2)]) == [[document("who", n) for n in (0, 1)]]
+    engine.close()

@@ -38,7 +38,9 @@ class Echo:
         for request in requests:
             match request.query:
                 case "down":
-                    raise SearchEngineError("http://inside:1 did not answer in 2 tries: HTTP 500")
+                    raise SearchEngineError(
+                        "an upstream server did not answer in 2 tries: HTTP 500"
+                    )
                 case "long":
                     raise SearchEngineError("cannot be asked: too long") from ValueError("too long")
                 case "bug":
@@ -97,7 +99,7 @@ SMALL = ServeConfig(
         ({"query": "a", "top_k": 1e9}, 422, "`top_k` must be an integer from 1", "top_k"),
         ({"query": "long"}, 422, "cannot be asked: too long", None),
         ({"query": "x" * 200}, 413, "the body must have at most 200 bytes", None),
-        ({"query": "down"}, 503, "http://inside:1 did not answer in 2 tries: HTTP 500", None),
+        ({"query": "down"}, 503, "an upstream server did not answer in 2 tries: HTTP 500", None),
         ({"query": "bug"}, 503, "the search engine failed: ZeroDivisionError", None),
         ({"query": "half"}, 503, r"somebody said \ud800", None),
         ({"query": "exit"}, 503, "the search engine failed: SystemExit", None),
