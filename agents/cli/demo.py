@@ -24,7 +24,7 @@ from agents.cli.options import (
     load_policy,
     load_questions,
 )
-from agents.cli.provenance import cpu_model, machine, provenance
+from agents.cli.provenance import cpu_model, machine, provenance, weights_checksum
 from agents.cli.threads import use_threads
 from agents.cli.train import Train
 from agents.memory import peak_memory_mb
@@ -253,11 +253,15 @@ def describe(
 ) -> dict[str, Any]:
     """Return everything that was measured, and on what, as JSON values."""
     from agents.metrics import read_metrics
+    from agents.policies.folders import find_policy
 
     updates = [row["time/step_s"] for row in read_metrics(config.out)]
     return {
         "command": command_line(config),
         "config": asdict(config) | {"out": str(config.out), "threads": threads},
+        "weights_sha256": {
+            name: weights_checksum(find_policy(name)) for name in (config.skill, config.policy)
+        },
         "evaluations": [_describe_result(result, config.seed) for result in results],
         "training": {
             "updates": len(updates),
@@ -293,7 +297,7 @@ def _conclude(
 
     rows: dict[str, dict[str, Evaluation]] = {}
     for result in results:
-        label = _row_label(result.policy, config.steps)
+        label = _row_label(result.policy, config)
         rows.setdefault(label, {})[result.exam.column] = result.evaluation
     columns = list(dict.fromkeys(result.exam.column for result in results))
     console.print(comparison_table(columns, rows, "Held-out test questions, before and after"))
@@ -334,10 +338,10 @@ def _flat(column: str) -> str:
     return column.replace("\n", " ")
 
 
-def _row_label(policy: str, steps: int) -> str:
+def _row_label(policy: str, config: Demo) -> str:
     labels = {
-        "skill": "skill\n(before weakness)",
-        "base": "base\n(before training)",
-        TRAINED: f"trained\n({steps} updates)",
+        "skill": f"{config.skill}\n(before weakness)",
+        "base": f"{config.policy}\n(before training)",
+        TRAINED: f"trained\n({config.steps} updates)",
     }
     return labels[policy]

@@ -66,6 +66,9 @@ class Evaluate:
     episodes: Annotated[
         Path | None, arg(metavar="FILE", help="Where every episode goes, a JSON object a line.")
     ] = None
+    device: Annotated[
+        str, arg(metavar="DEVICE", help="Where the policy plays: cpu, cuda, cuda:1, …")
+    ] = "cpu"
     cache: CacheFile = ""
     cache_mode: CacheModeName = "record"
     threads: Threads = 0
@@ -132,7 +135,7 @@ def prepare(config: Evaluate) -> Setup:
     return Setup(
         questions=load_questions(config.questions, config.split, config.num_questions, config.seed),
         engine=load_cached_engine(config.engine, config.cache, config.cache_mode),
-        policy=load_policy(config.policy),
+        policy=load_policy(config.policy, config.device),
         weights_checksum=weights_checksum(find_policy(config.policy)),
     )
 

@@ -148,15 +148,32 @@ def load_engine(name: str) -> SearchEngine:
     return make_engine(load_object("engine", name, ("search",)))
 
 
-def load_policy(name: str) -> CausalLMPolicy:
-    """Return the policy that `--policy` names.
+def load_policy(name: str, device: str = "cpu") -> CausalLMPolicy:
+    """Return the policy that `--policy` names, on a device.
 
     Raises:
         FileNotFoundError: If there is no model of that name, or no folder with one.
+        ValueError: If there is no such device.
     """
     from agents.policies.causal_lm import CausalLMPolicy
 
-    return CausalLMPolicy.load(name)
+    check_device(device)
+    return CausalLMPolicy.load(name, device)
+
+
+def check_device(device: str) -> None:
+    """Check that torch knows a device, and that it is there.
+
+    Raises:
+        ValueError: If not.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"`device` must be one that is there, got {device!r}: {reason}") from error
 
 
 def load_questions(questions: str, split: str, num: int, seed: int) -> tuple[Question, ...]:

@@ -88,10 +88,13 @@ def prepare(config: Play) -> tuple[gym.Env[str, str], tuple[Question, ...]]:
 
 
 class Search(NamedTuple):
-    """One search that a player made."""
+    """One search that a player made, and what was asked for: "useful" or "noisy" documents.
+
+    The search of the last turn is "too late": nobody could read what it finds, so it is not sent.
+    """
 
     query: str
-    noisy: bool
+    wanted: str
 
 
 def play(
@@ -119,9 +122,11 @@ def _play_one(
     searches: list[Search] = []
     while True:
         observation, reward, terminated, truncated, info = env.step(_read_action(console))
+        is_over = terminated or truncated
         if info["action"] == "search":
-            searches.append(Search(info["query"], info["noisy"]))
-        if terminated or truncated:
+            wanted = "too late" if is_over else "noisy" if info["noisy"] else "useful"
+            searches.append(Search(info["query"], wanted))
+        if is_over:
             return float(reward), info, searches
         _show(info, observation, console)
 
@@ -165,7 +170,7 @@ def verdict(reward: float, info: Mapping[str, Any], searches: Sequence[Search]) 
     given = f"your answer: {info['answer']}" if info["answer"] else "no answer: out of turns"
     lines = [given, f"accepted:    {' | '.join(info['golden_answers'])}"]
     lines += [
-        f"search {number}:    {'noisy' if search.noisy else 'useful'}  ({search.query})"
+        f"search {number}:    {search.wanted}  ({search.query})"
         for number, search in enumerate(searches, start=1)
     ]
     match = "yes" if info["exact_match"] else "no"

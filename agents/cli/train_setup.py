@@ -10,7 +10,12 @@ from gymnasium.vector import AutoresetMode
 from rich.console import Console
 
 from agents.cli.checks import check_at_least, check_probability
-from agents.cli.options import load_cached_engine, load_questions, question_source
+from agents.cli.options import (
+    check_device,
+    load_cached_engine,
+    load_questions,
+    question_source,
+)
 from agents.cli.provenance import weights_checksum
 from agents.cli.train import Train
 from agents.cli.train_folder import check_out
@@ -208,21 +213,6 @@ def log_formats(config: Train) -> tuple[str, ...]:
 
     given = (name.strip() for name in config.log_formats.split(","))
     return check_formats(("json", *filter(None, given)))
-
-
-def check_device(device: str) -> None:
-    """Check that torch knows a device, and that it is there.
-
-    Raises:
-        ValueError: If not.
-    """
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"`device` must be one that is there, got {device!r}: {reason}") from error
 
 
 def check_device_name(device: str) -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 
 from agents.cli.main import main
+from agents.weights import weights_checksum
+from zs_env.models import model_folder
 
 TINY = (
     "--engine world --steps 2 --num-questions 12 --noisy-questions 8 --hard-questions 8 "
@@ -39,6 +41,9 @@ def test_demo_tells_machine_time_memory_and_command(demo: Path) -> None:
     assert summary["wall_seconds"] >= summary["training"]["seconds"] > 0
     assert summary["training"]["updates"] == 2
     assert summary["peak_memory_mb"] > 0
+    assert summary["weights_sha256"] == {
+        name: weights_checksum(model_folder(name)) for name in ("skill", "base")
+    }
     assert summary["command"].startswith("zerosearch demo --steps 2 ")
 
 

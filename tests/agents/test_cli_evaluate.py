@@ -99,3 +99,13 @@ def test_folder_named_like_a_shipped_policy_can_be_meant(
     tiny_tokenizer.save_pretrained(tmp_path / "base")
     monkeypatch.chdir(tmp_path)
     assert load_policy("./base").model.config.hidden_size == 32
+
+
+@pytest.mark.parametrize("device", ["nowhere", "cuda:99"])
+def test_device_that_is_not_there_is_one_clear_line(
+    device: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--num-questions", "1", "--device", device]) == 2
+    said = capsys.readouterr().err
+    assert f"`device` must be one that is there, got '{device}'" in said
+    assert "Traceback" not in said

@@ -55,7 +55,10 @@ def test_game_without_answer_ends_after_its_turns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     play("a\nb\n", monkeypatch, "--max-turns", "2", "--num-questions", "1")
-    assert "no answer: out of turns" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "no answer: out of turns" in shown
+    assert "useful  (a)" in shown
+    assert "too late  (b)" in shown
 
 
 def test_right_answer_scores_one(
