@@ -256,17 +256,20 @@ class CheckpointCallback(Callback):
 
     def _save(self, trainer: Trainer) -> None:
         number = self._saved = trainer.num_updates_done
+        # The others must not begin to put weights together while the first one evaluates, or
+        # where it has failed: they would wait for longer than their connection lasts.
+        trainer.processes.together(lambda: None)
         if not trainer.processes.is_first:
             trainer.checkpoint()
             return
         # In this order: what a checkpoint tells of must be there when it is.
-        save_policy(trainer.policy, self._out_dir / CHECKPOINT_FOLDER)
         more = {
             "best": None if self._best is None else asdict(self._best),
             "files": file_sizes(self._out_dir),
         }
-        folder = self._out_dir / CHECKPOINTS_FOLDER
-        write_numbered(folder, number, trainer.checkpoint(more), self._keep)
+        checkpoint = trainer.checkpoint(more)
+        save_policy(trainer.policy, self._out_dir / CHECKPOINT_FOLDER)
+        write_numbered(self._out_dir / CHECKPOINTS_FOLDER, number, checkpoint, self._keep)
 
 
 def file_sizes(out_dir: Path) -> dict[str, int]:

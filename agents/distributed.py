@@ -76,7 +76,8 @@ class Processes:
         """Do something in every process; return what came out in each, in the order of ranks.
 
         All processes have to call it, and each goes on when the last one is done. Results are
-        pickled.
+        pickled. It can be called inside of itself, as a place where all meet: where one of them
+        fails on its way there, the others end there.
 
         Raises:
             PeerError: If it raised in another process, before it did here or in one before.
@@ -112,6 +113,7 @@ class LaunchedProcesses(Processes):
         self._local_rank, self._torch = local_rank, distributed
         # Python objects go by a group of their own: NCCL would take them through the GPU.
         self._objects: Any = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        self._told: Exception | None = None
 
     def device(self, name: str) -> str:
         """Return the device of this process: with a GPU each, the one of its number."""
@@ -120,15 +122,19 @@ class LaunchedProcesses(Processes):
     def together(self, action: Callable[[], _T]) -> list[_T]:
         """Do something in every process; see the base class."""
         result, error = _outcome(action)
+        if error is not None and error is self._told:
+            raise error  # it comes from a `together` inside of this one: all know of it
         told = None if error is None else f"{type(error).__name__}: {error}"
         outcomes: list[Any] = [None] * self.size
         self._torch.all_gather_object(outcomes, (result, told), group=self._objects)
         failed = [rank for rank, (_, told) in enumerate(outcomes) if told is not None]
         if error is not None and failed[0] == self.rank:
+            self._told = error
             raise error
         if failed:
             message = f"process {failed[0]} of {self.size} failed: {outcomes[failed[0]][1]}"
-            raise PeerError(message) from error
+            self._told = PeerError(message)
+            raise self._told from error
         return [result for result, _ in outcomes]
 
     @torch.no_grad()

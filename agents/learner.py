@@ -270,15 +270,16 @@ class Learner:
     def state_dict(self) -> LearnerState:
         """Return what changes while learning; the tensors are the learner's own, not copies.
 
-        Where weights are sharded they are put together, for which all processes have to ask.
+        Where weights are sharded they are put together, off the device, for which all processes
+        have to ask.
         """
-        whole, optimizer = self._trainee.whole, self.optimizer.state_dict()
+        kept, optimizer = self._trainee.kept, self.optimizer.state_dict()
         moments = {
-            index: {name: whole(value) for name, value in entries.items()}
+            index: {name: kept(value) for name, value in entries.items()}
             for index, entries in optimizer["state"].items()
         }
         modules = {
-            name: {key: whole(tensor) for key, tensor in tensors(module).items()}
+            name: {key: kept(tensor) for key, tensor in tensors(module).items()}
             for name, module in self.modules().items()
         }
         return {"modules": modules, "optimizer": optimizer | {"state": moments}}

@@ -104,6 +104,10 @@ class Trainee(torch.nn.Module):
         """Return a tensor of the modules, of their gradients or of an optimiser, unsharded."""
         return tensor
 
+    def kept(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor as `whole` does, where there is room for many."""
+        return tensor
+
     def placed_like(self, like: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
         """Return a whole tensor sharded as `like` is."""
         return tensor
@@ -143,6 +147,10 @@ class ShardedTrainee(Trainee):
         whole: torch.Tensor = tensor.full_tensor().detach()
         return whole
 
+    def kept(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor unsharded, off the device, which cannot hold all of them at once."""
+        return self.whole(tensor).cpu()
+
     def placed_like(self, like: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
         """Return a whole tensor, which all processes have, sharded as `like` is."""
         from torch.distributed.tensor import DTensor, distribute_tensor
@@ -164,7 +172,11 @@ class ShardedTrainee(Trainee):
 
 
 def make_trainee(policy: Policy, critic: torch.nn.Module | None, processes: Processes) -> Trainee:
-    """Return what is trained of a policy: itself, or a sharded copy."""
+    """Return what is trained of a policy: itself, or a sharded copy.
+
+    Raises:
+        ValueError: If weights are to be sharded, and only an adapter is trained.
+    """
     if not processes.sharded:
         return Trainee(policy, critic, processes)
     return _shard(ShardedTrainee(_trainable_copy(policy), critic, processes))
@@ -172,6 +184,10 @@ def make_trainee(policy: Policy, critic: torch.nn.Module | None, processes: Proc
 
 def _trainable_copy(policy: Policy) -> Policy:
     copy = policy.frozen_copy()
+    if not list(copy.module.parameters()):
+        raise ValueError(
+            "`lora_rank` must be 0 where weights are sharded: an adapter's copy shares the model"
+        )
     for mine, theirs in zip(copy.module.parameters(), policy.module.parameters(), strict=True):
         mine.requires_grad_(theirs.requires_grad)
     return copy

@@ -6,12 +6,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium as gym
 import torch
 
+import zs_env  # noqa: F401 - registers the environments
+from agents.algorithms.grpo import GRPO
 from agents.algorithms.ppo import PPO
+from agents.callbacks import CheckpointCallback
 from agents.distributed import PeerError, Processes, join
 from agents.learner import Learner, NonFiniteLossError
 from agents.policies.causal_lm import CausalLMPolicy
+from agents.policies.model_options import ModelOptions
+from agents.trainer import Callback, Trainer
 from agents.trainer_config import TrainerConfig
 from agents.trajectory import Trajectory, Turn
 
@@ -53,6 +59,62 @@ def errors(processes: Processes):
         return "own"
     except PeerError as error:
         return str(error)
+
+
+def meeting(processes: Processes):
+    """One that fails on its way to where the others wait for it ends them, there and further out."""
+
+    def act():
+        if processes.is_first:
+            raise KeyError("lost")
+        processes.together(lambda: None)
+
+    try:
+        processes.together(act)
+    except KeyError:
+        return "own"
+    except PeerError as error:
+        return str(error)
+
+
+def checkpoint(processes: Processes):
+    """A first process that fails before it writes lets nobody wait who holds a shard."""
+    callbacks = [CheckpointCallback("unused")]
+    if processes.is_first:
+        callbacks.insert(0, Failing())
+    trainer = Trainer(CausalLMPolicy.load("skill"), tiny_env(processes), processes=processes)
+    try:
+        trainer.learn(1, callbacks)
+    except (KeyError, PeerError) as error:
+        return type(error).__name__
+
+
+def adapter(processes: Processes):
+    """What is trained of a model with an adapter is too small to be shared out."""
+    policy = CausalLMPolicy.load("skill", options=ModelOptions(lora_rank=2))
+    try:
+        Learner(policy, GRPO(), TrainerConfig(), processes)
+    except ValueError as error:
+        return str(error)
+
+
+class Failing(Callback):
+    """Fails."""
+
+    def on_update_end(self, trainer, rollout, metrics):
+        """Fail."""
+        raise KeyError("lost")
+
+
+def tiny_env(processes):
+    return gym.make_vec(
+        "ZeroSearch-v0",
+        num_envs=2 * len(processes.share(2)),
+        group_size=2,
+        engine="world",
+        max_turns=1,
+        autoreset_mode="Disabled",
+    )
 
 
 def gradients(processes: Processes):

@@ -199,7 +199,9 @@ def test_three_processes_learn_the_same_weights(
 
 
 def test_processes_agree(tmp_path: Path) -> None:
-    found = probe(tmp_path, "errors", "gradients", "first_weights", "target_kl")
+    found = probe(tmp_path, "errors", "meeting", "gradients", "first_weights", "target_kl")
+    lost = "process 0 of 3 failed: KeyError: 'lost'"
+    assert found["meeting"] == ["own", lost, lost]
     told = "process 1 of 3 failed: KeyError: 'lost'"
     assert found["errors"] == [told, "own", told]
     assert found["gradients"] == [[[6.0, 6.0], [2.0, 2.0], None]] * 3
@@ -207,6 +209,13 @@ def test_processes_agree(tmp_path: Path) -> None:
     stopped, num_steps = found["target_kl"][0]
     assert found["target_kl"] == [[stopped, num_steps]] * 3
     assert stopped == 1.0
+
+
+def test_failure_of_the_first_process_ends_those_that_hold_shards(tmp_path: Path) -> None:
+    found = probe(tmp_path, "adapter", "checkpoint", num=2, **SHARDED)
+    assert found["checkpoint"] == ["KeyError", "PeerError"]
+    for message in found["adapter"]:
+        assert message.startswith("`lora_rank` must be 0 where weights are sharded")
 
 
 def test_snippets_of_the_page_run() -> None:
