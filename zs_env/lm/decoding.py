@@ -31,19 +31,20 @@ class Row:
         prompt: New tokens.
         past: Its packed cache, (layers, 2, tokens read before, heads, head_dim).
         seed: Key of its uniform numbers.
+        start: Tokens read before.
     """
 
     prompt: Sequence[int]
     past: torch.Tensor
     seed: int
+    start: int = field(init=False)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
-    @property
-    def start(self) -> int:
-        """Tokens read before."""
-        return self.past.shape[2]
+    def __post_init__(self) -> None:
+        """Note the length of the cache, which is handed over once the row is in a batch."""
+        self.start = self.past.shape[2]
 
     @property
     def end(self) -> int:
@@ -90,6 +91,8 @@ class Decoding:
         num_columns = min(longest + params.max_new_tokens, max_context)
         self._reader = make_reader(num_columns)
         self._cache = RaggedCache.from_rows([row.past for row in self._rows], num_columns)
+        for row in self._rows:
+            row.past = row.past.new_empty(0)
         keys = np.array([row.seed for row in self._rows], dtype=np.int64)
         drawn = uniforms(keys, params.max_new_tokens).T
         device = self._cache.places.device

@@ -219,6 +219,20 @@ def attention_windows(config: Any) -> dict[str, int | None]:
     return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
 
 
+def context_length(config: Any) -> int:
+    """Return how many tokens a model reads, all at once as it does one by one.
+
+    LongRoPE turns keys otherwise as soon as a text is longer than the texts before its extension:
+    keys in a cache, and with them what was sampled, would be another model's than the trainer's.
+    """
+    config = config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    length = config.max_position_embeddings
+    if rope.get("rope_type") == "longrope":
+        length = min(length, rope.get("original_max_position_embeddings") or length)
+    return int(length)
+
+
 def _visible(positions: torch.Tensor, width: int, window: int | None) -> torch.Tensor:
     """Return which columns each position sees, (rows, T, width)."""
     columns, positions = torch.arange(width, device=positions.device), positions[..., None]

@@ -6,7 +6,7 @@ so that a turn costs only its new tokens; rows that finish early leave the batch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,14 @@ from zs_env.lm.decoding import Decoding, MayEnd, Row
 from zs_env.lm.generator import Chat, Completion, FinishReason, SamplingParams
 from zs_env.lm.identity import model_digest, state_digest
 from zs_env.lm.lean import is_recognised
-from zs_env.lm.reading import HuggingFaceReader, LeanReader, Reader, attention_windows, lean_agrees
+from zs_env.lm.reading import (
+    HuggingFaceReader,
+    LeanReader,
+    Reader,
+    attention_windows,
+    context_length,
+    lean_agrees,
+)
 
 _NO_CHARACTER: Final = "\ufffd"
 
@@ -83,12 +90,21 @@ class TransformersLM:
         dtype: torch.dtype | None = None,
         max_batch_size: int = 256,
     ) -> TransformersLM:
-        """Load a model folder (or hub id) in `dtype`: float32 on a CPU, bfloat16 on a GPU."""
+        """Load a model folder (or hub id) in `dtype`: float32 on a CPU, bfloat16 on a GPU.
+
+        Raises:
+            ValueError: If some weights are missing, or of another shape than the configuration
+                says: they would be random.
+        """
         device = torch.device(device)
         if dtype is None:
             dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         with no_progress_bars():
-            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+            # Of another shape counts as missing, too, where that is no error by itself.
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+        _check_complete(path, report)
         model = aligned(model.to(device)).eval()
         lm = cls(model, AutoTokenizer.from_pretrained(path), max_batch_size)
         lm._source = Path(path).absolute() if Path(path).is_dir() else path
@@ -97,7 +113,7 @@ class TransformersLM:
     @property
     def max_context(self) -> int:
         """Number of tokens that a context can hold."""
-        return int(self.model.config.max_position_embeddings)
+        return context_length(self.model.config)
 
     def describe(self) -> dict[str, Any]:
         """Return what completions depend on: a digest of the model, and its type of numbers.
@@ -225,6 +241,23 @@ class TransformersLM:
         return self._stop_ids[stop]
 
 
+def _check_complete(path: str | Path, report: Mapping[str, Any]) -> None:
+    """Check that no weight of a model was made up, as Transformers does with those it misses.
+
+    Raises:
+        ValueError: If one was.
+    """
+    for kind, names in (
+        ("missing", report["missing_keys"]),
+        ("of another shape", [name for name, *_ in report["mismatched_keys"]]),
+    ):
+        if names:
+            raise ValueError(
+                f"`path` must be a whole model, got {path}, where {len(names)} weights are {kind}, "
+                f"such as {min(names)}"
+            )
+
+
 def _may_complete(piece: str, stop: Sequence[str]) -> bool:
     """Tell whether a token's text may hold the end of a stop string.
 
@@ -264,7 +297,8 @@ class TransformersSession:
         """Append ids to the given rows and continue them; see `TokenSession`.
 
         A row whose context is full gives an empty completion with reason `length`, then and in
-        every later call until it is cleared.
+        every later call until it is cleared. After an error while sampling, the contexts of these
+        rows are lost.
 
         Raises:
             ValueError: If a row would have nothing to read.
@@ -275,6 +309,8 @@ class TransformersSession:
         ]
         if not all(row.prompt for row in batch):
             raise ValueError("`new_tokens` must hold at least one id for an empty context")
+        for row in rows:
+            self._pasts[row] = self._lm.empty_past()  # or memory would hold old and new ones
         completions = self._lm.run(batch, params, keep=True)
         for index, row in zip(rows, batch, strict=True):
             self._pasts[index] = row.past

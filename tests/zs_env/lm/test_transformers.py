@@ -1,13 +1,16 @@
 """The batched decoder, held against Hugging Face's own and against re-reading everything."""
 
 import copy
+import weakref
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from zs_env.lm.decoding import Decoding
 from zs_env.lm.generator import FinishReason, SamplingParams
 from zs_env.lm.transformers import TransformersLM
 
@@ -516,6 +519,65 @@ def test_model_folder_is_loaded_as_it_was_saved(model, lm, tiny_tokenizer, tmp_p
     params = SamplingParams(9, 0.0)
     assert loaded.complete(PROMPTS, SEEDS, params) == lm.complete(PROMPTS, SEEDS, params)
     assert [loaded.encode(t) for t in PROMPTS] == [tiny_tokenizer.encode(t) for t in PROMPTS]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors, name: tensors.pop(name), "where 1 weights are missing, such as model.lay"),
+        (
+            lambda tensors, name: tensors.update({name: tensors[name][1:].clone()}),
+            "where 1 weights are of another shape, such as model.lay",
+        ),
+    ],
+)
+def test_weights_that_would_be_random_are_refused(model, tiny_tokenizer, tmp_path, change, message):
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    change(tensors, "model.layers.0.mlp.down_proj.weight")
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        TransformersLM.from_pretrained(tmp_path)
+
+
+def test_context_ends_where_longrope_would_turn_other_keys(make_tiny_model, tiny_tokenizer):
+    """What is sampled token by token is then what one pass over it finds."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "factor": 8.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [3.0] * 4,
+        "original_max_position_embeddings": 32,
+    }
+    model = make_tiny_model(rope_parameters=rope)
+    lm = TransformersLM(model, tiny_tokenizer)
+    assert lm.max_context == 32
+    prompt = lm.encode("Who was it?")
+    [found] = lm.session(1).generate([0], [prompt], [3], SamplingParams(64, 1.0))
+    assert len(prompt) + len(found.token_ids) == 32
+    ids = torch.tensor([[*prompt, *found.token_ids]])
+    with torch.no_grad():
+        logprobs = model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    wanted = logprobs.gather(-1, ids[0, len(prompt) :, None])[:, 0]
+    torch.testing.assert_close(torch.tensor(found.logprobs), wanted, atol=1e-4, rtol=0)
+
+
+def test_caches_are_held_once_while_sampling(lm, monkeypatch):
+    session = lm.session(3)
+    prompts = [lm.encode(text) for text in ("Who?", "Where was it?", "a b c")]
+    session.generate(range(3), prompts, [1, 2, 3], SamplingParams(4))
+    pasts = [weakref.ref(past) for past in session._pasts]
+    run = Decoding.run
+
+    def watched(self, *, keep):
+        assert [past() for past in pasts] == [None] * 3
+        run(self, keep=keep)
+
+    monkeypatch.setattr(Decoding, "run", watched)
+    found = session.generate(range(3), prompts, [1, 2, 3], SamplingParams(4))
+    assert all(completion.token_ids for completion in found)
 
 
 @pytest.mark.parametrize(
