@@ -13,6 +13,7 @@ from tyro.conf import arg
 
 from agents.cli.checks import check_at_least, check_file
 from agents.cli.objects import load_object
+from agents.cli.servers import check_servers
 from zs_env.models import SIMULATORS
 from zs_env.random import derive
 from zs_env.search.engine import SearchEngine
@@ -109,7 +110,8 @@ def load_cached_engine(name: str, cache: str, mode: str) -> SearchEngine:
         mode: A `CacheMode`.
 
     Raises:
-        ValueError: If one is unknown, or the file cannot be written.
+        ValueError: If one is unknown, the file cannot be written, or no server of the engine is
+            there; one behind a file need not be.
         TypeError: If the engine cannot be one, or cannot be told from others.
         CacheError: If the file holds no cache, or replay-strict finds no such engine in it.
         FileNotFoundError: If the engine's model, or a file to replay, is missing.
@@ -120,11 +122,13 @@ def load_cached_engine(name: str, cache: str, mode: str) -> SearchEngine:
     if not cache:
         if kind is not CacheMode.RECORD:
             raise ValueError(f"`cache` must name a file for cache_mode={mode!r}, got ''")
-        return load_engine(name)
+        engine = load_engine(name)
+        check_servers(name)
+        return engine
     if kind is CacheMode.RECORD:
         check_file(Path(cache), "cache")
-    engine = None if kind is CacheMode.REPLAY_STRICT else load_engine(name)
-    return CachedSearchEngine(engine, cache, mode=mode, name=name)
+    asked = None if kind is CacheMode.REPLAY_STRICT else load_engine(name)
+    return CachedSearchEngine(asked, cache, mode=mode, name=name)
 
 
 def load_engine(name: str) -> SearchEngine:

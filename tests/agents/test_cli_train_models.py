@@ -6,7 +6,9 @@ import re
 import shutil
 import socket
 from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -221,16 +223,39 @@ def test_a_model_in_the_hubs_cache_is_found_offline(instruct, tmp_path, monkeypa
     assert config.base_model_name_or_path == "some/instruct"
 
 
-def test_a_dead_server_is_told_in_one_line(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("zs_env.remote.limits.Limits.backoff", lambda *_: 0.0)
+def test_a_dead_server_is_told_before_anything_is_written(capsys, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     engine = f"http://127.0.0.1:{port}/v1#sim"
+    message = failure(capsys, "--simulator-model", engine, "--out", tmp_path / "run")
+    assert f"`engine` must name a server that replies, got simulator:{engine[:-4]}: Conn" in message
+    assert not (tmp_path / "run").exists()
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Is there, and answers nothing."""
+
+    def do_GET(self):
+        self.send_error(503)
+
+    def do_POST(self):
+        self.do_GET()
+
+    def log_message(self, *args):
+        pass
+
+
+def test_a_server_that_fails_in_training_is_told_in_one_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("zs_env.remote.limits.Limits.backoff", lambda *_: 0.0)
     options = ["--policy", "skill", "--max-new-tokens", 48, "--out", tmp_path / "run"]
-    message = failure(capsys, "--simulator-model", engine, *options)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        dead = f"http://127.0.0.1:1/v1,http://127.0.0.1:{server.server_port}/v1#sim"
+        message = failure(capsys, "--simulator-model", dead, *options)
+        server.shutdown()
     assert "the simulator failed" in message
-    assert str(port) in message
+    assert str(server.server_port) in message
 
 
 def test_a_full_memory_while_training_is_told_in_one_line(capsys, tmp_path, monkeypatch):
