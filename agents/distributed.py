@@ -207,9 +207,9 @@ def join(device: str = "cpu", environ: Mapping[str, str] = os.environ) -> Proces
         ImportError: If several were launched and accelerate is not installed.
         ValueError: If they were launched in a way that training cannot follow.
     """
+    _check_launch(environ)
     if int(environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
-    _check_launch(environ)
     if device.startswith("cuda:"):
         raise ValueError(f"`device` must be cpu or cuda for several processes, got {device!r}")
     try:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from agents.cli.options import load_questions
 from agents.memory_plan import GIB, MemoryPlan, ModelShape, Workload, available_memory, plan
-from agents.policies.model_options import ALL_LINEAR, ModelOptions
+from agents.policies.model_options import ALL_LINEAR, ModelOptions, is_meant
 from zs_env.models import MODELS, model_folder
 from zs_env.search.names import Place, read_place
 from zs_env.search.registry import check_engine, names_engine
@@ -158,6 +158,8 @@ def read_shape(folder: Path, options: ModelOptions) -> ModelShape:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from zs_env.lm.reading import context_length
+
     try:
         config: Any = AutoConfig.from_pretrained(folder)
         with torch.device("meta"):
@@ -180,7 +182,7 @@ def read_shape(folder: Path, options: ModelOptions) -> ModelShape:
         num_heads=heads,
         kv_size=head_dim * (getattr(text, "num_key_value_heads", None) or heads),
         vocab_size=text.vocab_size,
-        max_context=text.max_position_embeddings,
+        max_context=context_length(config),
     )
 
 
@@ -192,20 +194,24 @@ def count_adapter(model: PreTrainedModel, options: ModelOptions) -> int:
     """Return the number of LoRA's parameters in a model, which may be on the meta device.
 
     Raises:
-        ValueError: If it has none of the layers that are to have an adapter.
+        ValueError: If it lacks layers that are to have an adapter.
     """
     import torch
 
     if not options.lora_rank:
         return 0
     head, targets = model.get_output_embeddings(), options.targets
+    linear = {n: each for n, each in model.named_modules() if isinstance(each, torch.nn.Linear)}
     sizes = [
         module.in_features + module.out_features
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-        and (module is not head if targets == ALL_LINEAR else name.endswith(tuple(targets)))
+        for name, module in linear.items()
+        if (
+            module is not head
+            if targets == ALL_LINEAR
+            else any(is_meant(name, target) for target in targets)
+        )
     ]
-    if not sizes:
+    if not sizes or options.missing_targets(list(linear)):
         raise ValueError(
             f"`lora_targets` must name linear layers of the model, got {options.lora_targets!r}"
         )

@@ -185,6 +185,11 @@ def _new_adapter(causal: PreTrainedModel, origin: str, options: ModelOptions) ->
                 f"`lora_targets` must name linear layers of the model, got "
                 f"{options.lora_targets!r}: {error}"
             ) from error
+    if missing := options.missing_targets(adapter.base_model.targeted_module_names):
+        raise ValueError(
+            f"`lora_targets` must name linear layers of the model, got {options.lora_targets!r}: "
+            f"there is no {missing[0]}"
+        )
     # peft takes it from where the weights were, which may be a cache of this machine.
     adapter.peft_config["default"].base_model_name_or_path = origin
     return adapter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -59,6 +60,10 @@ class ModelOptions:
             raise ValueError(f"`lora_alpha` must be greater than 0, got {self.lora_alpha!r}")
         if not self.targets:
             raise ValueError(f"`lora_targets` must name layers, got {self.lora_targets!r}")
+        for name in () if self.lora_rank else ("lora_alpha", "lora_targets"):
+            if getattr(self, name) != getattr(type(self), name):
+                value = getattr(self, name)
+                raise ValueError(f"`{name}` needs a `lora_rank` above 0, got {value!r}")
 
     @property
     def wants_chat(self) -> bool | None:
@@ -71,8 +76,23 @@ class ModelOptions:
         names = [name.strip() for name in self.lora_targets.split(",") if name.strip()]
         return ALL_LINEAR if names == [ALL_LINEAR] else names
 
+    def missing_targets(self, layers: Sequence[str]) -> list[str]:
+        """Return those of `targets` that name none of a model's layers; peft lets them be."""
+        names = [] if isinstance(self.targets, str) else self.targets
+        return [name for name in names if not any(is_meant(layer, name) for layer in layers)]
+
     def dtype_on(self, device_type: str) -> Literal["float32", "bfloat16"]:
         """Return the type of the model's weights on a kind of device."""
         if self.dtype != "auto":
             return self.dtype
         return "bfloat16" if self.lora_rank and device_type != "cpu" else "float32"
+
+
+def is_meant(layer: str, target: str) -> bool:
+    """Return whether a layer's name is a target, or ends in one, as peft sees it.
+
+    Example:
+        >>> is_meant("layers.0.self_attn.q_proj", "q_proj"), is_meant("layers.0.q_proj", "proj")
+        (True, False)
+    """
+    return f".{layer}".endswith(f".{target}")

@@ -62,7 +62,7 @@ def errors(processes: Processes):
 
 
 def meeting(processes: Processes):
-    """One that fails on its way to where the others wait for it ends them, there and further out."""
+    """One that fails on its way to where the others wait ends them, there and further out."""
 
     def act():
         if processes.is_first:

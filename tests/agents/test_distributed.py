@@ -245,6 +245,8 @@ def test_fewer_questions_than_processes_are_refused() -> None:
 def test_one_process_is_alone() -> None:
     assert join(environ={}) is ALONE
     assert join(environ={"WORLD_SIZE": "1"}) is ALONE
+    with pytest.raises(ValueError, match="--mixed_precision no, got 'fp16'"):
+        join(environ={"WORLD_SIZE": "1", "ACCELERATE_MIXED_PRECISION": "fp16"})
 
 
 @pytest.mark.parametrize(

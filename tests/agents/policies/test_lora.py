@@ -13,6 +13,7 @@ from agents.algorithms.grpo import GRPO
 from agents.algorithms.ppo import PPO
 from agents.batch import Batch
 from agents.checkpoint import read_checkpoint
+from agents.cli.plan import read_shape
 from agents.policies.causal_lm import CausalLMPolicy, find_policy
 from agents.policies.lora import LoraPolicy, load_lora_policy, merge
 from agents.policies.model_options import ModelOptions
@@ -94,10 +95,19 @@ def test_targets_say_which_layers_have_an_adapter(folder):
     assert all("q_proj" in name or "v_proj" in name for name in names)
 
 
-def test_targets_that_are_not_there_are_refused(folder):
-    options = ModelOptions(lora_rank=2, lora_targets="no_such_proj")
+@pytest.mark.parametrize("targets", ["no_such_proj", "q_proj,v_porj", "proj"])
+def test_targets_that_are_not_there_are_refused(folder, targets):
+    options = ModelOptions(lora_rank=2, lora_targets=targets)
     with pytest.raises(ValueError, match="`lora_targets` must name linear layers of the model"):
         CausalLMPolicy.load(folder, options=options)
+    with pytest.raises(ValueError, match="`lora_targets` must name linear layers of the model"):
+        read_shape(folder, options)
+
+
+@pytest.mark.parametrize("option", [{"lora_alpha": 8.0}, {"lora_targets": "q_proj"}])
+def test_options_of_an_adapter_without_one_are_refused(option):
+    with pytest.raises(ValueError, match=f"`{min(option)}` needs a `lora_rank` above 0"):
+        ModelOptions(**option)
 
 
 def test_the_reference_is_the_same_model_with_the_adapter_off(folder, policy):
