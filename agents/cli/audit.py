@@ -24,6 +24,7 @@ from agents.cli.options import (
     Threads,
     load_cached_engine,
     load_policy,
+    question_source,
 )
 from agents.cli.provenance import provenance, weights_checksum
 from agents.cli.threads import use_threads
@@ -46,6 +47,8 @@ class Audit:
         group_size: Episodes a question.
         seed: Key of questions, noise and sampling.
         max_turns: Actions an episode lasts at most.
+        top_k: Documents a search brings.
+        prompt: What an episode opens with: miniwiki, zerosearch, or a template holding {question}.
         max_new_tokens: Tokens of an action at most.
         temperature: Of sampling, above 0.
         tolerance: Distance of sampler's and trainer's log-probability that is no violation.
@@ -60,6 +63,8 @@ class Audit:
     group_size: int = 8
     seed: int = 0
     max_turns: int = 6
+    top_k: int = 3
+    prompt: str = "miniwiki"
     max_new_tokens: int = 48
     temperature: float = 1.0
     tolerance: float = 1e-3
@@ -126,8 +131,10 @@ def prepare(config: Audit) -> Setup:
         engine=load_cached_engine(config.engine, config.cache, config.cache_mode),
         noise=config.noise,
         split=config.split,
-        questions=config.questions,
+        questions=question_source(config.questions, config.split),
         max_turns=config.max_turns,
+        top_k=config.top_k,
+        prompt=config.prompt,
         autoreset_mode=AutoresetMode.DISABLED,
     )
     return Setup(load_policy(config.policy), env, weights_checksum(find_policy(config.policy)))

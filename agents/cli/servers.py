@@ -13,13 +13,13 @@ _SECONDS: Final = 10.0
 def check_servers(engine: str) -> None:
     """Check that one of an engine's servers can be reached; an engine without any passes.
 
-    Any reply will do, also one that refuses: it is asked for no page that it has, and gets no key.
+    Any reply will do, also one that refuses; the request holds no key.
 
     Args:
         engine: The engine's name.
 
     Raises:
-        ValueError: If none replies.
+        ValueError: If none takes a connection.
     """
     scheme, colon, rest = engine.partition(":")
     urls = read_place(rest).urls if colon and rest.startswith(("http://", "https://")) else ()
@@ -37,8 +37,8 @@ def _failure(url: str) -> str:
     try:
         # A proxy of the environment cannot reach this machine's own loopback.
         httpx.get(url, timeout=_SECONDS, trust_env=not is_loopback(url))
-    except httpx.ReadTimeout:
-        pass  # it is there, and busy
-    except httpx.TransportError as error:
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         return f"{type(error).__name__}: {error}"
+    except httpx.TransportError:
+        pass  # it is there, and busy or odd: the engine's own client tells what is wrong
     return ""

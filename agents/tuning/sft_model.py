@@ -14,7 +14,6 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -23,7 +22,7 @@ from transformers import (
 from agents.tuning.sft_config import SFTOptions
 from zs_env.lm.alignment import aligned
 from zs_env.lm.attention import GROUPED_ATTENTION
-from zs_env.lm.transformers import no_progress_bars
+from zs_env.lm.transformers import load_causal, no_progress_bars
 from zs_env.models import MODELS, model_folder
 
 if TYPE_CHECKING:
@@ -103,11 +102,9 @@ def load_model(path: str, tokenizer: PreTrainedTokenizerBase, options: SFTOption
 
 def _load_causal(path: str, dtype: torch.dtype) -> PreTrainedModel:
     try:
-        with no_progress_bars():
-            causal: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        return aligned(load_causal(path, dtype))
     except SafetensorError as error:
         raise ValueError(f"`model` must be readable, got {path}: {error}") from error
-    return aligned(causal)
 
 
 def add_lora(causal: PreTrainedModel, options: SFTOptions) -> PeftModel:

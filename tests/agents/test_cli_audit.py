@@ -32,6 +32,17 @@ def test_json_has_counts_gaps_and_where_they_come_from(tmp_path: Path) -> None:
     assert {"versions", "weights_sha256"} <= result.keys()
 
 
+def test_prompt_documents_and_several_sets_are_those_of_training(tmp_path: Path) -> None:
+    file = tmp_path / "audit.json"
+    options = ["--questions", "miniwiki,miniwiki-hard", "--prompt", "zerosearch", "--top-k", "1"]
+    sizes = []
+    for more in ([], options):
+        assert main(["audit", *SMALL, *more, "--json", str(file)]) == 0
+        checks = json.loads(file.read_text())["checks"].values()
+        sizes.append(max(check["num_checked"] for check in checks if check["unit"] == "tokens"))
+    assert sizes[1] > 2 * sizes[0]  # the paper's prompt is long
+
+
 def test_violation_gives_code_1_and_shows_spans(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -99,12 +99,7 @@ class TransformersLM:
         device = torch.device(device)
         if dtype is None:
             dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        with no_progress_bars():
-            # Of another shape counts as missing, too, where that is no error by itself.
-            model, report = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-            )
-        _check_complete(path, report)
+        model: Any = load_causal(path, dtype)
         model = aligned(model.to(device)).eval()
         lm = cls(model, AutoTokenizer.from_pretrained(path), max_batch_size)
         lm._source = Path(path).absolute() if Path(path).is_dir() else path
@@ -239,6 +234,22 @@ class TransformersLM:
             found = (i for i, piece in enumerate(pieces) if _may_complete(piece, stop))
             self._stop_ids[stop] = frozenset(found)
         return self._stop_ids[stop]
+
+
+def load_causal(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a model folder (or hub id) on the CPU, all of it.
+
+    Raises:
+        ValueError: If some weights are missing, or of another shape than the configuration says.
+    """
+    with no_progress_bars():
+        # What has another shape is told beside what is missing, rather than as a RuntimeError.
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    _check_complete(path, report)
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def _check_complete(path: str | Path, report: Mapping[str, Any]) -> None:
