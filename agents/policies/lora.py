@@ -185,7 +185,8 @@ def _new_adapter(causal: PreTrainedModel, origin: str, options: ModelOptions) ->
                 f"`lora_targets` must name linear layers of the model, got "
                 f"{options.lora_targets!r}: {error}"
             ) from error
-    if missing := options.missing_targets(adapter.base_model.targeted_module_names):
+    tuner: Any = adapter.base_model
+    if missing := options.missing_targets(tuner.targeted_module_names):
         raise ValueError(
             f"`lora_targets` must name linear layers of the model, got {options.lora_targets!r}: "
             f"there is no {missing[0]}"

@@ -244,12 +244,12 @@ def load_causal(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
     """
     with no_progress_bars():
         # What has another shape is told beside what is missing, rather than as a RuntimeError.
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    _check_complete(path, report)
-    loaded: PreTrainedModel = model
-    return loaded
+    model: PreTrainedModel = loaded[0]
+    _check_complete(path, loaded[1])
+    return model
 
 
 def _check_complete(path: str | Path, report: Mapping[str, Any]) -> None:
@@ -320,8 +320,8 @@ class TransformersSession:
         ]
         if not all(row.prompt for row in batch):
             raise ValueError("`new_tokens` must hold at least one id for an empty context")
-        for row in rows:
-            self._pasts[row] = self._lm.empty_past()  # or memory would hold old and new ones
+        for index in rows:
+            self._pasts[index] = self._lm.empty_past()  # or memory would hold old and new ones
         completions = self._lm.run(batch, params, keep=True)
         for index, row in zip(rows, batch, strict=True):
             self._pasts[index] = row.past
