@@ -426,7 +426,8 @@ class Trainer:
             folder: What was written.
             env: Where to go on training; one that is made like the former.
             policy: Built like the one that was saved; its weights do not matter. None means a
-                Hugging Face model.
+                Hugging Face model, in the type of numbers that it was trained in, with the
+                other `ModelOptions` at their defaults.
             algorithm: What was saved, needed only if its class is not this package's.
             curriculum: The same.
             device: Where a policy that is not given goes.
@@ -462,5 +463,6 @@ _RECIPE = ("algorithm", "config", "curriculum")
 def _load_policy(folder: Path, device: str | torch.device) -> Policy:
     # Imported here: a policy of another kind must not need Hugging Face's libraries.
     from agents.policies.causal_lm import CausalLMPolicy
+    from agents.policies.folders import stored_options
 
-    return CausalLMPolicy.load(folder, device)
+    return CausalLMPolicy.load(folder, device, stored_options(folder))

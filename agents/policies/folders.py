@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Final
 
+from agents.policies.model_options import ModelOptions
 from zs_env.models import model_folder
 
 POLICIES: Final = ("base", "skill")
@@ -59,6 +60,15 @@ def find_config(name: str | Path) -> Path:
     raise FileNotFoundError(
         f"`policy` must name a shipped model or a folder with one, or one on the hub, got {name!s}"
     )
+
+
+def stored_options(folder: Path) -> ModelOptions:
+    """Return options that load a saved model in the type of numbers that it was trained in."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except OSError:  # an adapter has none, and is always in float32
+        return ModelOptions()
+    return ModelOptions(dtype="bfloat16" if config.get("dtype") == "bfloat16" else "auto")
 
 
 def base_of_adapter(folder: Path) -> str:

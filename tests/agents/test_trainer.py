@@ -269,6 +269,17 @@ def test_trainer_is_an_agent_that_can_be_evaluated(make_policy):
     assert len(evaluate(trainer, questions, env_kwargs={"engine": "world"}).records) == 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loaded_trainer_has_the_type_of_numbers_that_was_saved(
+    dtype, make_policy, make_letters_env, tmp_path
+):
+    policy = make_policy(dtype=dtype)
+    make_trainer(policy, make_letters_env()).save(tmp_path / "saved")
+    loaded = Trainer.load(tmp_path / "saved", make_letters_env()).policy
+    assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
+    assert torch.equal(weights(loaded), weights(policy))
+
+
 @pytest.mark.parametrize("spec", ["grpo?kl_coef=0.1", "ppo?kl_coef=0.1", "dapo", "rloo?kl_coef=0"])
 def test_trainer_that_was_saved_and_loaded_goes_on_bit_for_bit(
     make_policy, make_letters_env, tmp_path, spec
