@@ -14,7 +14,9 @@ from gymnasium.vector import AutoresetMode
 
 from agents.agent import Agent
 from agents.policies.keyed import KeyedAgent
-from agents.rollout import slot_info
+from agents.rollout import collect, slot_info
+from agents.trajectory import Trajectory
+from zs_env.lm.generator import TokenGenerator
 from zs_env.random import derive
 from zs_env.task.questions import Question
 
@@ -171,7 +173,7 @@ def evaluate(
         asked = list(questions[start : start + size])
         # The last round may be short: its spare slots repeat a question and are not counted.
         padded = asked + [asked[-1]] * (size - len(asked))
-        seeds = [derive(seed, _question_key(question)) for question in padded]
+        seeds = _episode_seeds(seed, padded)
         options = {"question": padded, "noise": noise, "noise_seed": seeds}
         played = _play(_named(agent, seeds), env, padded, options, deterministic)
         records.extend(played[: len(asked)])
@@ -179,6 +181,52 @@ def evaluate(
             on_progress(len(asked))
     env.close()
     return Evaluation(tuple(records))
+
+
+def replay(
+    policy: TokenGenerator,
+    questions: Sequence[Question],
+    *,
+    env_id: str = "ZeroSearch-v0",
+    env_kwargs: Mapping[str, Any] | None = None,
+    noise: float = 0.0,
+    seed: int = 0,
+    max_new_tokens: int = 48,
+) -> list[Trajectory]:
+    """Play each of a few questions once, greedily, and keep every token.
+
+    The episodes are those of an `evaluate` with the same arguments, up to float ties.
+
+    Args:
+        policy: What plays.
+        questions: What is asked, side by side.
+        env_id: A registered text environment.
+        env_kwargs: Its constructor's keywords.
+        noise: Probability of noisy documents.
+        seed: Key of the noise.
+        max_new_tokens: Tokens of an action at most.
+    """
+    env = gym.make_vec(
+        env_id,
+        num_envs=len(questions),
+        autoreset_mode=AutoresetMode.DISABLED,
+        **dict(env_kwargs or {}),
+    )
+    seeds = _episode_seeds(seed, questions)
+    rollout = collect(
+        policy,
+        env,
+        seed=0,
+        options={"question": list(questions), "noise": noise, "noise_seed": seeds},
+        max_new_tokens=max_new_tokens,
+        temperature=0.0,
+    )
+    env.close()
+    return rollout.trajectories
+
+
+def _episode_seeds(seed: int, questions: Sequence[Question]) -> list[int]:
+    return [derive(seed, _question_key(question)) for question in questions]
 
 
 def _named(agent: Agent, seeds: Sequence[int]) -> Agent:
