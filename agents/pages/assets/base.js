@@ -82,13 +82,13 @@ function fixed(value, digits = 3) {
   return value.toFixed(digits).replace("-", "−");
 }
 
-function withInterval(value, digits = 3) {
+function withInterval(value, digits = 3, bounds = Math.max(1, digits - 1)) {
   if (!value) return "–";
   const bounded = value.low !== null && value.low !== undefined;
   return [
     fixed(value.mean, digits),
     bounded && element("span", { class: "interval" },
-      ` [${fixed(value.low, digits)}, ${fixed(value.high, digits)}]`),
+      ` [${fixed(value.low, bounds)}, ${fixed(value.high, bounds)}]`),
   ];
 }
 

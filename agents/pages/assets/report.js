@@ -135,38 +135,45 @@ function metric(name, title, digits = 3, hint = "", cell = mean) {
     cell: (row) => cell(row.metrics[name], digits) };
 }
 
-const where = [
-  { name: "Agent", value: (row) => row.agent, cell: (row) => shown(row.agent), kind: "name" },
-  { name: "Engine", value: (row) => row.engine, cell: (row) => shown(row.engine), kind: "name" },
-  { name: "Noise", numeric: true, value: (row) => row.noise, hint: "Probability of noisy documents" },
-];
 const severalPlaces = values.environment.length > 1;
-const environmentColumn = { name: "Environment", value: (row) => row.environment, cell: (row) => shown(row.environment), kind: "name" };
-if (severalPlaces) where.push(environmentColumn);
+const where = [
+  { name: "Engine", value: (row) => row.engine, cell: (row) => shown(row.engine), kind: "name broad" },
+  { name: "Noise", numeric: true, value: (row) => row.noise, kind: "broad", hint: "Probability of noisy documents" },
+];
+if (severalPlaces) {
+  where.push({ name: "Environment", value: (row) => row.environment, cell: (row) => shown(row.environment), kind: "name broad" });
+}
+
+// What a narrow window shows of these columns: a line under the name.
+function whereLine(row) {
+  return element("div", { class: "small muted narrow" }, shown(row.engine), ` · p = ${row.noise}`,
+    severalPlaces && [" · ", shown(row.environment)]);
+}
+
+const agentColumn = { name: "Agent", value: (row) => row.agent, kind: "name", cell: (row) => [shown(row.agent), whereLine(row)] };
 
 const conditionTable = new SortableTable({
   label: "Agents and conditions",
   tall: true,
   columns: [
-    ...where,
+    agentColumn, ...where,
     metric("exact_match", "EM", 3, "Exact match; 95 % interval", withInterval),
     metric("f1", "F1", 3, "Token F1; 95 % interval", withInterval),
     metric("sub_exact_match", "SubEM", 3, "A golden answer is part of the answer; 95 % interval", withInterval),
     metric("searches", "Searches", 2, "Queries an episode"),
     metric("tokens", "Tokens", 1, "Tokens that the agent wrote, an episode"),
-    metric("turns", "Turns", 2, "Actions an episode"),
     metric("invalid", "Invalid", 2, "Malformed actions an episode"),
     metric("seconds", "Seconds", 2, "Wall time an episode"),
-    { name: "Episodes", numeric: true, value: (row) => row.num_episodes },
-    { name: "Failed", numeric: true, value: (row) => row.num_failed,
-      cell: (row) => row.num_failed ? element("span", { class: "badge warn" }, row.num_failed) : "0" },
+    { name: "Episodes", numeric: true, value: (row) => row.num_episodes, hint: "Failed ones count as wrong",
+      cell: (row) => [row.num_failed > 0 && [element("span", { class: "badge warn" }, `! ${row.num_failed} failed`), " "], row.num_episodes] },
+    metric("turns", "Turns", 2, "Actions an episode"),
   ],
 });
 
 const partTable = new SortableTable({
   label: "Exact match by source and by hops",
   columns: [
-    ...where,
+    agentColumn, ...where,
     { name: "Part", value: (row) => row.part, cell: (row) => shown(row.part), kind: "name" },
     { name: "EM", numeric: true, value: (row) => row.score && row.score.mean, cell: (row) => withInterval(row.score) },
     { name: "Episodes", numeric: true, value: (row) => row.num },
@@ -224,10 +231,10 @@ const comparisonTable = new SortableTable({
   tall: true,
   columns: [
     { name: "A", value: (row) => row.agent_a, kind: "name",
-      cell: (row) => element("span", { class: row.difference > 0 && row.p_holm < 0.05 && "comparison-better" }, shown(row.agent_a)) },
+      cell: (row) => [element("span", { class: row.difference > 0 && row.p_holm < 0.05 && "comparison-better" }, shown(row.agent_a)), whereLine(row)] },
     { name: "B", value: (row) => row.agent_b, kind: "name",
       cell: (row) => element("span", { class: row.difference < 0 && row.p_holm < 0.05 && "comparison-better" }, shown(row.agent_b)) },
-    ...where.slice(1),
+    ...where,
     { name: "A − B", numeric: true, value: (row) => row.difference,
       cell: (row) => withInterval({ mean: row.difference, low: row.low, high: row.high }) },
     { name: "Pairs", numeric: true, value: (row) => row.num_pairs },
@@ -256,7 +263,8 @@ const episodeTable = new SortableTable({
   columns: [
     { name: "Outcome", value: outcome, cell: outcomeBadge },
     { name: "Question", value: (row) => row.question.text, cell: questionCell, kind: "question" },
-    ...where.map((column) => ({ ...column, kind: `broad ${column.kind || ""}`, value: (row) => column.value(row.condition),
+    { name: "Agent", kind: "name broad", value: (row) => row.condition.agent, cell: (row) => shown(row.condition.agent) },
+    ...where.map((column) => ({ ...column, value: (row) => column.value(row.condition),
       cell: (row) => (column.cell || column.value)(row.condition) })),
     { name: "F1", numeric: true, value: (row) => row.f1, cell: (row) => fixed(row.f1, 2) },
     { name: "Searches", numeric: true, value: (row) => row.searches },

@@ -92,11 +92,11 @@ function card(episode, title = true) {
   const right = episode.exact_match === 1;
   return element("article", { class: "panel card" },
     title && element("h3", {}, shown(episode.question)),
-    element("p", {},
+    element("div", { class: "badges" },
       element("span", { class: `badge ${right ? "right" : "wrong"}` }, right ? "✓ right" : "✗ wrong"),
       element("span", { class: "badge plain" }, episode.split === "validation" ? "held out, greedy" : "training, sampled"),
       episode.turns.some((each) => each.noisy) && element("span", { class: "badge warn" }, "⚠ noisy documents"),
-      ` reward ${fixed(episode.reward, 2)} · ended: `, shown(episode.stop_reason)),
+      element("span", {}, `reward ${fixed(episode.reward, 2)} · ended: `, shown(episode.stop_reason))),
     element("p", {}, "answered ", episode.answer ? shown(episode.answer) : element("span", { class: "muted" }, "nothing"),
       " · right: ", episode.golden_answers.map((each, index) => [index ? ", " : "", shown(each)])),
     episode.tokens ? tokensOf(episode.tokens) : element("p", { class: "muted small" }, "This run kept no tokens."),
@@ -148,13 +148,19 @@ function signed(value) {
 }
 
 function tokenClass(token) {
-  return `token ${hue(token)}${token.piece.includes("\n") ? " newline" : ""}`;
+  return `token ${hue(token)}`;
+}
+
+// The piece as it is; a sign that is no part of the text stands where lines end.
+function pieceNodes(piece) {
+  return piece.split("\n").map((line, index) =>
+    [index > 0 && [element("span", { class: "line-end", "aria-hidden": "true" }), "\n"], visible(line)]);
 }
 
 function tokensOf(tokens) {
   const all = numbered(tokens);
   const readout = element("output", { class: "readout" });
-  const nodes = all.map((token, index) => element("span", { class: tokenClass(token), tabindex: index ? "-1" : "0", "data-token": index }, visible(token.piece)));
+  const nodes = all.map((token, index) => element("span", { class: tokenClass(token), tabindex: index ? "-1" : "0", "data-token": index }, pieceNodes(token.piece)));
   const tell = (node) => {
     const index = Number(node.dataset.token);
     fill(readout, element("bdi", {}, visible(about(all[index]))));
