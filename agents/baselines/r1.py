@@ -25,9 +25,9 @@ class R1(Program):
     """The policy thinks and goes on as it will; a search is not sent, but an answer forced."""
 
     def parts(self, question: str, turn: int, is_last: bool) -> tuple[Part, ...]:
-        """Return a thought, what the policy makes of it, and an answer if that was none."""
-        own = Part("", ("</answer>", "<search>"))
-        return (THOUGHT, own, replace(ANSWER, unless_answered=True))
+        """Return what the policy makes of a thought, and an answer if that was none."""
+        own = Part(THOUGHT.opening, ("</answer>", "<search>"))
+        return (own, replace(ANSWER, unless_answered=True))
 
 
 class R1Prompt(Method):

@@ -31,7 +31,7 @@ class ReAct(Program):
 
     def parts(self, question: str, turn: int, is_last: bool) -> tuple[Part, ...]:
         """Return a thought and an action."""
-        return (THOUGHT, ANSWER) if is_last else (THOUGHT, Part("", STOPS))
+        return (THOUGHT, ANSWER) if is_last else (Part(THOUGHT.opening, STOPS),)
 
 
 class ReActPrompt(Method):

@@ -13,7 +13,7 @@ from zs_env.lm.generator import Chat
 from zs_env.search.engine import Document
 from zs_env.search.neutralise import neutralise
 from zs_env.task.actions import STOPS, ActionKind, parse
-from zs_env.task.prompts import fill
+from zs_env.task.prompts import fill, make_prompt
 
 _MAX_LENGTH: Final = 2048  # characters of what is condensed
 
@@ -59,7 +59,7 @@ class SearchO1Agent(ProgramAgent):
 
     def _side_text(self, action: str, observation: str) -> str:
         parsed = parse(action)
-        asked = fill(self._rules.prompt, parsed.content)
+        asked = fill(make_prompt(self._rules.prompt), parsed.content)
         return f"{asked}<search> {parsed.content}</search>{observation}"
 
 
