@@ -42,7 +42,8 @@ class FunctionAgent:
             for old, text, starts in zip(before, observations, episode_start, strict=True)
         ]
         actions = [
-            self._call(story) if text else "" for story, text in zip(read, observations, strict=True)
+            self._call(story) if text else ""
+            for story, text in zip(read, observations, strict=True)
         ]
         return actions, [story + action for story, action in zip(read, actions, strict=True)]
 

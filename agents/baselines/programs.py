@@ -197,7 +197,9 @@ class ProgramAgent:
             for index in rows:
                 state.slots[index].action += part.text("")
             return
-        for index, done in zip(rows, self._go_on(state, rows, part, step, temperature), strict=True):
+        for index, done in zip(
+            rows, self._go_on(state, rows, part, step, temperature), strict=True
+        ):
             slot, text = state.slots[index], part.text(done.text)
             missing = text.removeprefix(part.opening + done.text)
             slot.unread = self._policy.encode(missing) if missing and not part.holds_no_tag else []

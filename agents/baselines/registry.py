@@ -160,7 +160,9 @@ def _split(name: str) -> tuple[str, Place]:
     if scheme not in _SCHEMES:
         return "", Place(name)
     if not rest and scheme not in BASELINES:
-        raise ValueError(f"`agent` must be followed by a place, like {scheme}:<place>, got {name!r}")
+        raise ValueError(
+            f"`agent` must be followed by a place, like {scheme}:<place>, got {name!r}"
+        )
     if colon and not rest:
         raise ValueError(f"`agent` must be {scheme}, or {scheme}:<policy or URL>, got {name!r}")
     place = read_place(rest) if rest else Place(DEFAULT_POLICY)
@@ -304,4 +306,3 @@ def _takes(function: Any, *args: Any, **kwargs: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-

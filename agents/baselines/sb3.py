@@ -47,7 +47,9 @@ class SB3Agent(MacroAgent):
         try:
             import stable_baselines3
         except ImportError as error:
-            raise ImportError(f"{path} needs Stable-Baselines3: pip install 'zs-env[sb3]'") from error
+            raise ImportError(
+                f"{path} needs Stable-Baselines3: pip install 'zs-env[sb3]'"
+            ) from error
         if not Path(path).is_file():
             raise FileNotFoundError(f"`sb3:` must name a file, got {path!r}")
         kind = getattr(stable_baselines3, algorithm, None)

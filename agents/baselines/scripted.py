@@ -78,9 +78,7 @@ class ScriptedAgent:
         for index, text in enumerate(observations):
             if not text:
                 continue
-            slots[index] = (
-                self._begin(text) if episode_start[index] else after(slots[index], text)
-            )
+            slots[index] = self._begin(text) if episode_start[index] else after(slots[index], text)
             actions[index] = self._act(slots[index])
             slots[index] = replace(slots[index], turn=slots[index].turn + 1)
         return actions, slots
