@@ -22,6 +22,7 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 
 import agents
 from agents.cli.audit import Audit
+from agents.cli.bench import Bench
 from agents.cli.cache import Cache
 from agents.cli.checks import CommandError, usage_errors
 from agents.cli.compare import Compare
@@ -45,6 +46,7 @@ DESCRIPTION = """Train language models to search, with another one as the search
 Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Bench, subcommand("bench")]
     | Annotated[Audit, subcommand("audit")]
     | Annotated[Play, subcommand("play")]
     | Annotated[Demo, subcommand("demo")]
