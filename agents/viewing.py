@@ -58,7 +58,7 @@ def view_blocks(run: Path, max_updates: int = MAX_UPDATES) -> dict[str, Any]:
     """Return the blocks of a run's page by id: one for all, and one an update with episodes."""
     for name in (METRICS_FILE, _TRANSCRIPTS_FILE):
         if not (run / name).is_file():
-            raise FileNotFoundError(f"`run` must be a training run with a {name}, got {run}")
+            raise FileNotFoundError(f"no training run in {run}: it has no {name}")
     rows, records = read_metrics(run), read_transcripts(run / _TRANSCRIPTS_FILE)
     trained = sorted({record["update"] for record in records if record["split"] == TRAIN})
     kept = set(spread(trained, max_updates)) if max_updates else set(trained)

@@ -26,7 +26,7 @@ def markdown(run: BenchRun) -> str:
     results = run.results
     sections = [
         f"# {markdown_text(title(run))}",
-        _notes(results.get("notes", [])),
+        _notes(run.notes),
         _section("Noise robustness", _ROBUSTNESS, _robustness(results["robustness"])),
         _section("Simulator-to-real gap", _GAP, _gaps(results["sim_to_real"])),
         _section("Agents and conditions", _CONDITIONS, _conditions(results["conditions"])),
@@ -48,8 +48,9 @@ _AGGREGATES: Final = (
     "(IQM) and mean with 95 % intervals by stratified bootstrap (arXiv:2108.13264)."
 )
 _COMPARISONS: Final = (
-    "Difference in exact match on the same questions, A − B; p of the exact McNemar test, and "
-    "after Holm's correction."
+    "Difference in exact match on the same questions, A − B; p of the exact McNemar test, or of an "
+    "exact sign-flip test where questions were asked with several seeds, and after Holm's "
+    "correction."
 )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from agents.bench.reading import PARTS, BenchRun
+from agents.bench.reading import PARTS, BenchRun, place_of, place_of_json
 from agents.bench.rows import EpisodeRow
 
 MAIN_BLOCK: Final = "report"
@@ -29,36 +29,13 @@ _FIELDS: Final = (
 )
 COLUMNS: Final = ("condition", "place", "question", "seed", *_FIELDS)
 
-Place = tuple[str, str, str, float]
-"""A condition, its seeds pooled: agent, environment, engine, noise."""
-
-
-def place_of(episode: EpisodeRow) -> Place:
-    """Return the condition of an episode."""
-    condition = episode.condition
-    return condition.agent, condition.environment, condition.engine, condition.noise
-
-
-def place_of_json(values: dict[str, Any]) -> Place:
-    """Return the condition that an entry of results.json is about."""
-    return values["agent"], values["environment"], values["engine"], values["noise"]
-
 
 def report_blocks(run: BenchRun) -> dict[str, Any]:
-    """Return the blocks of a page by id.
-
-    Raises:
-        ValueError: If an episode is of a condition that the results lack.
-    """
+    """Return the blocks of a page by id."""
     conditions = run.results["conditions"]
     numbers = {place_of_json(each): number for number, each in enumerate(conditions)}
     by_condition: list[list[EpisodeRow]] = [[] for _ in conditions]
     for episode in run.episodes:
-        if place_of(episode) not in numbers:
-            raise ValueError(
-                f"`conditions` of {run.name} must hold that of every episode, got an episode of "
-                f"{place_of(episode)}"
-            )
         by_condition[numbers[place_of(episode)]].append(episode)
     questions = _Questions()
     rows = [
@@ -89,7 +66,7 @@ def _main(run: BenchRun) -> dict[str, Any]:
     own = {name: results[name] for name in ("config", "provenance")}
     return {
         "title": title(run),
-        "notes": results.get("notes", []),
+        "notes": run.notes,
         "provenance": merged or [{"name": results["benchmark"], **own}],
         **{name: results[name] for name in PARTS},
     }

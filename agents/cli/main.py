@@ -32,10 +32,12 @@ from agents.cli.miniature import Miniature
 from agents.cli.models import Models
 from agents.cli.play import Play
 from agents.cli.recipes import recipe_options
+from agents.cli.report import Report
 from agents.cli.search import Search
 from agents.cli.serve import Serve
 from agents.cli.train import Train
 from agents.cli.tune import Tune
+from agents.cli.view import View
 from zs_env.search.engine import SearchEngineError
 
 PROGRAM = "zerosearch"
@@ -47,6 +49,8 @@ Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Bench, subcommand("bench")]
+    | Annotated[Report, subcommand("report")]
+    | Annotated[View, subcommand("view")]
     | Annotated[Audit, subcommand("audit")]
     | Annotated[Play, subcommand("play")]
     | Annotated[Demo, subcommand("demo")]

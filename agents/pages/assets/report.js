@@ -32,7 +32,7 @@ function passes(row, names = FILTERS) {
 }
 
 function outcome(episode) {
-  if (episode.error) return "failed";
+  if (episode.error || episode.stop_reason === "failed") return "failed";
   return episode.exact_match === 1 ? "right" : "wrong";
 }
 
@@ -146,7 +146,7 @@ if (severalPlaces) {
 
 // What a narrow window shows of these columns: a line under the name.
 function whereLine(row) {
-  return element("div", { class: "small muted narrow" }, shown(row.engine), ` · p = ${row.noise}`,
+  return element("div", { class: "small muted narrow" }, shown(row.engine), ` · p\u00a0=\u00a0${row.noise}`,
     severalPlaces && [" · ", shown(row.environment)]);
 }
 
@@ -279,7 +279,7 @@ function questionCell(episode) {
   return [
     element("button", { type: "button", class: "open", on: { click: () => openTranscript(episode) } }, shown(episode.question.text)),
     element("div", { class: "small" }, episode.answer ? ["answered ", shown(episode.answer)] : element("span", { class: "muted" }, "no answer")),
-    element("div", { class: "small muted narrow" }, shown(place.agent), " · ", shown(place.engine), ` · p = ${place.noise}`)];
+    element("div", { class: "small muted narrow" }, shown(place.agent), " · ", shown(place.engine), ` · p\u00a0=\u00a0${place.noise}`)];
 }
 
 function showEpisodes() {
@@ -324,7 +324,7 @@ function transcript(episode) {
   const fact = (name, ...value) => [element("dt", {}, name), element("dd", {}, value)];
   return [
     element("h2", { id: "transcript-question" }, shown(question.text)),
-    element("p", {}, outcomeBadge(episode), " ", shown(place.agent), " · ", shown(place.engine), ` · p = ${place.noise} · `,
+    element("p", {}, outcomeBadge(episode), " ", shown(place.agent), " · ", shown(place.engine), ` · p\u00a0=\u00a0${place.noise} · `,
       shown(place.environment), ` · seed ${episode.seed}`),
     element("dl", { class: "facts" },
       fact("Answer", episode.answer ? shown(episode.answer) : element("span", { class: "muted" }, "none")),
@@ -344,7 +344,7 @@ function others(episode) {
   const same = episodes.filter((each) => each.question === episode.question && each !== episode);
   return same.length > 0 && element("details", {}, element("summary", {}, `The same question elsewhere (${same.length})`),
     element("div", { class: "others" }, same.map((each) => element("button", { type: "button", on: { click: () => openTranscript(each) } },
-      outcomeBadge(each), " ", shown(each.condition.agent), " · ", shown(each.condition.engine), ` · p = ${each.condition.noise}`))));
+      outcomeBadge(each), " ", shown(each.condition.agent), " · ", shown(each.condition.engine), ` · p\u00a0=\u00a0${each.condition.noise}`))));
 }
 
 // ---- the page ----

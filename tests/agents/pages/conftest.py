@@ -83,7 +83,11 @@ def search_turn(engine, condition, question, draw):
     noisy = draw.random() < condition.noise
     query = question.text.rstrip("?")
     request = SearchRequest(
-        query, question.text, question.golden_answers, noisy=noisy, seed=derive(draw.getrandbits(30))
+        query,
+        question.text,
+        question.golden_answers,
+        noisy=noisy,
+        seed=derive(draw.getrandbits(30)),
     )
     [documents] = engine.search([request])
     action = f"<think> I have to search.</think><search> {query}</search>"
@@ -171,7 +175,9 @@ def make_results(rows):
             for agent in agents
         ],
         "robustness": [
-            robustness_json(agent, [(key[3], em[key]) for key in em if key[::2] == (agent, SIMULATOR)])
+            robustness_json(
+                agent, [(key[3], em[key]) for key in em if key[::2] == (agent, SIMULATOR)]
+            )
             for agent in agents
         ],
         "sim_to_real": [
@@ -180,12 +186,17 @@ def make_results(rows):
                 "environment": ENVIRONMENT,
                 "simulator": SIMULATOR,
                 "real": REAL,
-                "gap": gap_json(em[agent, ENVIRONMENT, SIMULATOR, 0.0], em[agent, ENVIRONMENT, REAL, 0.0]),
+                "gap": gap_json(
+                    em[agent, ENVIRONMENT, SIMULATOR, 0.0], em[agent, ENVIRONMENT, REAL, 0.0]
+                ),
             }
             for agent in agents
             if (REAL, 0.0) in places
         ],
-        "provenance": {"versions": {"python": "3.11.7"}, "command": "zerosearch bench miniwiki.yaml"},
+        "provenance": {
+            "versions": {"python": "3.11.7"},
+            "command": "zerosearch bench miniwiki.yaml",
+        },
     }
 
 
@@ -194,11 +205,20 @@ def aggregate_json(agent, scores, thresholds):
     share = [sum(each["mean"] > t for each in scores) / len(scores) for t in thresholds]
     bounds = {"mean": mean, "low": max(0, mean - 0.06), "high": min(1, mean + 0.06)}
     profile = {"thresholds": thresholds, "share": share, "low": share, "high": share}
-    return {"agent": agent, "environment": ENVIRONMENT, "iqm": bounds, "mean": bounds, "profile": profile}
+    return {
+        "agent": agent,
+        "environment": ENVIRONMENT,
+        "iqm": bounds,
+        "mean": bounds,
+        "profile": profile,
+    }
 
 
 def robustness_json(agent, points):
-    area = {name: sum(each[name] for _, each in points) / len(points) for name in ("mean", "low", "high")}
+    area = {
+        name: sum(each[name] for _, each in points) / len(points)
+        for name in ("mean", "low", "high")
+    }
     return {
         "agent": agent,
         "environment": ENVIRONMENT,
@@ -264,7 +284,9 @@ class Browser:
         self._in, self._out = ours_in, ours_out
         self._rest, self._number, self.events = b"", 0, []
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log"):
             self.ask(f"{domain}.enable")
 
@@ -408,3 +430,31 @@ def browser():
         found = Browser(program, folder)
         stack.callback(found.close)
         yield found
+
+
+# WCAG 2.1's contrast ratio, of every element that has a text of its own; 4.5 is level AA.
+CONTRAST = """(() => {
+  const channel = (c) => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const ground = (node) => {
+    for (let at = node; at; at = at.parentElement) {
+      const colour = parse(getComputedStyle(at).backgroundColor);
+      if (colour.length === 3 || colour[3] > 0) return colour;
+    }
+    return [255, 255, 255];
+  };
+  return [...document.querySelectorAll('body *')].filter((node) => node.checkVisibility()
+      && !node.closest('svg') && !node.disabled
+      && [...node.childNodes].some((each) => each.nodeType === 3 && each.data.trim()))
+    .map((node) => {
+      const [a, b] = [light(parse(getComputedStyle(node).color)), light(ground(node))];
+      return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.tagName, node.className];
+    }).filter(([ratio]) => ratio < 4.5).slice(0, 5);
+})()"""
+
+
+@pytest.fixture(scope="session")
+def contrast():
+    """Return a script that finds texts that are hard to read."""
+    return CONTRAST
