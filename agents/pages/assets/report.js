@@ -166,7 +166,6 @@ const conditionTable = new SortableTable({
     metric("seconds", "Seconds", 2, "Wall time an episode"),
     { name: "Episodes", numeric: true, value: (row) => row.num_episodes, hint: "Failed ones count as wrong",
       cell: (row) => [row.num_failed > 0 && [element("span", { class: "badge warn" }, `! ${row.num_failed} failed`), " "], row.num_episodes] },
-    metric("turns", "Turns", 2, "Actions an episode"),
   ],
 });
 

@@ -12,7 +12,7 @@ function episodesOf(update) {
 
 // ---- the curve ----
 
-const EVALUATION = /^eval\/(.+)\/exact_match$/;
+const EVALUATION = /^eval\/(.+)\/exact_match$/s;
 
 function series(key, name = key) {
   const at = (column, index) => (column ? column[index] : null);

@@ -31,8 +31,9 @@ SKILLS = {"random": 0.0, "direct": 0.06, "rag": 0.5, "base": 0.25, "grpo": 0.8, 
 
 HOSTILE = (
     "<script>window.broken = 1</script><img src=x onerror='window.broken = 1'> </script>"
-    "<!--<script> &lt;b&gt; \u202eevil\u202c \x1b[31mred\x1b[0m \u2066x\u2069 zero\u200bwidth \ufeff"
-    " <svg onload=window.broken=1> javascript:alert(1) ]]> {{7*7}} \x00 ' \" ` \u2028 \U000e0041"
+    "<!--<script> &lt;b&gt; \u202eevil\u202c \x1b[31mred\x1b[0m \u2066x\u2069 zero\u200bwidth "
+    "\ufeff <svg onload=window.broken=1> javascript:alert(1) ]]> {{7*7}} \x00 ' \" ` \u2028 "
+    "\U000e0041"
 )
 SHOWN = "<script>window.broken = 1</script><img src=x onerror='window.broken = 1'> </script>"
 

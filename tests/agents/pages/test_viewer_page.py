@@ -152,7 +152,8 @@ def test_numbers_of_a_token_are_told_by_pointing_and_from_the_keyboard(browser, 
     assert f"log-probability {logprob} (p = " in told
     assert "advantage" in told
     browser.run(
-        f"document.querySelector('{box} .token').dispatchEvent(new MouseEvent('mouseover', {{bubbles: true}}))"
+        f"document.querySelector('{box} .token')"
+        ".dispatchEvent(new MouseEvent('mouseover', {bubbles: true}))"
     )
     assert browser.texts(f"{box} .readout")[0].startswith("token 0: ")
 
@@ -244,7 +245,7 @@ def test_hostile_text_stays_text(browser, bench, hostile):
         "#episodes .tokens",
         "#left .tokens",
         ".turn .said",
-        "#curve-legend",
+        "#curve-legend li:last-child",
     ):
         assert bench["shown"] in browser.texts(place)[0], place
     text = browser.texts("#episodes .tokens")[0]
