@@ -46,8 +46,7 @@ function fill(node, ...children) {
 
 // ---- text that others wrote ----
 
-const HIDDEN =
-  /(?![\n\t])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\u2800]/gu;
+const HIDDEN = /(?![\n\t])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\u2800]/gu;
 
 function codePoint(character) {
   return "<U+" + character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0") + ">";
@@ -87,8 +86,12 @@ function withInterval(value, digits = 3, bounds = Math.max(1, digits - 1)) {
   const bounded = value.low !== null && value.low !== undefined;
   return [
     fixed(value.mean, digits),
-    bounded && element("span", { class: "interval" },
-      ` [${fixed(value.low, bounds)}, ${fixed(value.high, bounds)}]`),
+    bounded &&
+      element(
+        "span",
+        { class: "interval" },
+        ` [${fixed(value.low, bounds)}, ${fixed(value.high, bounds)}]`,
+      ),
   ];
 }
 
@@ -117,8 +120,10 @@ function order(value, direction) {
     const [x, y] = [value(a), value(b)];
     const [noX, noY] = [x, y].map((each) => each === null || each === undefined);
     if (noX || noY) return Number(noX) - Number(noY);
-    const compared = typeof x === "number" && typeof y === "number"
-      ? x - y : String(x).localeCompare(String(y), undefined, { numeric: true });
+    const compared =
+      typeof x === "number" && typeof y === "number"
+        ? x - y
+        : String(x).localeCompare(String(y), undefined, { numeric: true });
     return direction * compared;
   };
 }
@@ -137,14 +142,30 @@ class SortableTable {
     this.onSort = onSort;
     this.heads = columns.map((column, index) => this.head(column, index));
     this.body = element("tbody");
-    this.table = element("table", {}, element("thead", {}, element("tr", {}, this.heads)), this.body);
-    this.node = element("div",
-      { class: tall ? "scroll tall" : "scroll", tabindex: "0", role: "region", "aria-label": label }, this.table);
+    this.table = element(
+      "table",
+      {},
+      element("thead", {}, element("tr", {}, this.heads)),
+      this.body,
+    );
+    this.node = element(
+      "div",
+      {
+        class: tall ? "scroll tall" : "scroll",
+        tabindex: "0",
+        role: "region",
+        "aria-label": label,
+      },
+      this.table,
+    );
   }
 
   head(column, index) {
-    const button = element("button", { type: "button", on: { click: () => this.sortBy(index) } },
-      column.name);
+    const button = element(
+      "button",
+      { type: "button", on: { click: () => this.sortBy(index) } },
+      column.name,
+    );
     const attributes = { scope: "col", class: classes(column), title: column.hint };
     return element("th", { ...attributes, "aria-sort": "none" }, button);
   }
@@ -153,8 +174,12 @@ class SortableTable {
     const first = this.columns[index].numeric ? -1 : 1;
     this.direction = this.sorted === index ? -this.direction : first;
     this.sorted = index;
-    this.heads.forEach((head, each) => head.setAttribute("aria-sort",
-      each !== index ? "none" : this.direction > 0 ? "ascending" : "descending"));
+    this.heads.forEach((head, each) =>
+      head.setAttribute(
+        "aria-sort",
+        each !== index ? "none" : this.direction > 0 ? "ascending" : "descending",
+      ),
+    );
     if (this.onSort) this.onSort();
     else this.show(this.rows);
   }
@@ -170,9 +195,22 @@ class SortableTable {
   }
 
   showOrdered(rows) {
-    fill(this.body, rows.map((row) => element("tr", {}, this.columns.map((column) => element("td",
-      { class: classes(column) },
-      column.cell ? column.cell(row) : column.value(row))))));
+    fill(
+      this.body,
+      rows.map((row) =>
+        element(
+          "tr",
+          {},
+          this.columns.map((column) =>
+            element(
+              "td",
+              { class: classes(column) },
+              column.cell ? column.cell(row) : column.value(row),
+            ),
+          ),
+        ),
+      ),
+    );
   }
 }
 
@@ -180,30 +218,54 @@ class SortableTable {
 
 // One turn: {action, kind, query, noisy, observation}.
 function turn({ action, kind, query, noisy, observation }, index) {
-  return element("li", { class: `turn${noisy ? " noisy" : ""}` },
-    element("div", { class: "head" }, element("strong", {}, `Turn ${index + 1}`), kindBadge(kind),
+  return element(
+    "li",
+    { class: `turn${noisy ? " noisy" : ""}` },
+    element(
+      "div",
+      { class: "head" },
+      element("strong", {}, `Turn ${index + 1}`),
+      kindBadge(kind),
       query && element("span", {}, "query: ", shown(query)),
-      noisy && element("span", { class: "badge warn" }, "⚠ noisy documents")),
+      noisy && element("span", { class: "badge warn" }, "⚠ noisy documents"),
+    ),
     element("div", { class: "said" }, tagged(action)),
-    observation && element("div", { class: "came" }, documents(observation)));
+    observation && element("div", { class: "came" }, documents(observation)),
+  );
 }
 
 function kindBadge(kind) {
-  return element("span", { class: `badge ${kind === "malformed" ? "wrong" : "plain"}` }, shown(kind));
+  return element(
+    "span",
+    { class: `badge ${kind === "malformed" ? "wrong" : "plain"}` },
+    shown(kind),
+  );
 }
 
 // The text as it is, its tags paler.
 function tagged(text) {
   const pieces = text.split(/(<\/?(?:think|search|answer|information)>)/);
-  return element("bdi", { class: "verbatim", dir: "auto" }, pieces.map((piece, index) =>
-    index % 2 ? element("span", { class: "tag" }, piece) : visible(piece)));
+  return element(
+    "bdi",
+    { class: "verbatim", dir: "auto" },
+    pieces.map((piece, index) =>
+      index % 2 ? element("span", { class: "tag" }, piece) : visible(piece),
+    ),
+  );
 }
 
 // The text as it is, the names of documents bold.
 function documents(text) {
   const pieces = text.trim().split(/(<\/?information>|(?<=^|<information>)Doc \d+)/m);
-  return element("bdi", { class: "verbatim", dir: "auto" }, pieces.map((piece, index) =>
-    index % 2 ? element("span", { class: piece.startsWith("<") ? "tag" : "document" }, piece) : visible(piece)));
+  return element(
+    "bdi",
+    { class: "verbatim", dir: "auto" },
+    pieces.map((piece, index) =>
+      index % 2
+        ? element("span", { class: piece.startsWith("<") ? "tag" : "document" }, piece)
+        : visible(piece),
+    ),
+  );
 }
 
 // ---- charts ----
@@ -212,7 +274,8 @@ const MARKS = [
   (r) => drawn("circle", { r, class: "mark" }),
   (r) => drawn("rect", { x: -r, y: -r, width: 2 * r, height: 2 * r, class: "mark" }),
   (r) => drawn("path", { d: `M0 ${-1.3 * r}L${1.3 * r} ${r}H${-1.3 * r}Z`, class: "mark" }),
-  (r) => drawn("path", { d: `M0 ${-1.4 * r}L${1.4 * r} 0 0 ${1.4 * r} ${-1.4 * r} 0Z`, class: "mark" }),
+  (r) =>
+    drawn("path", { d: `M0 ${-1.4 * r}L${1.4 * r} 0 0 ${1.4 * r} ${-1.4 * r} 0Z`, class: "mark" }),
   (r) => drawn("path", { d: `M0 ${1.3 * r}L${1.3 * r} ${-r}H${-1.3 * r}Z`, class: "mark" }),
 ];
 const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
@@ -224,12 +287,23 @@ function mark(index, x, y, size = 4.5) {
 }
 
 function legend(names) {
-  return element("ul", { class: "legend" }, names.map((name, index) => element("li",
-    { class: `series-${index % 8}` },
-    drawn("svg", { width: 34, height: 14, "aria-hidden": "true" },
-      drawn("path", { d: "M1 7H33", class: "line", "stroke-dasharray": DASHES[index % 4] }),
-      mark(index, 17, 7)),
-    shown(name))));
+  return element(
+    "ul",
+    { class: "legend" },
+    names.map((name, index) =>
+      element(
+        "li",
+        { class: `series-${index % 8}` },
+        drawn(
+          "svg",
+          { width: 34, height: 14, "aria-hidden": "true" },
+          drawn("path", { d: "M1 7H33", class: "line", "stroke-dasharray": DASHES[index % 4] }),
+          mark(index, 17, 7),
+        ),
+        shown(name),
+      ),
+    ),
+  );
 }
 
 function ticks(low, high, count) {
@@ -253,45 +327,111 @@ function range(values) {
 
 // Lines with intervals over numbers. Series: {name, points: [{x, y, low, high}]}.
 function lineChart(width, { label, series, x, y, spread = 0, band = false, marks = true }) {
-  const [height, left, right, top, bottom] = [Math.max(230, Math.min(320, width * 0.5)), 48, 14, 10, 40];
+  const [height, left, right, top, bottom] = [
+    Math.max(230, Math.min(320, width * 0.5)),
+    48,
+    14,
+    10,
+    40,
+  ];
   const all = series.flatMap((each) => each.points);
   const [x0, x1] = x.range || range(all.map((each) => each.x));
   const [y0, y1] = y.range || range(all.flatMap((each) => [each.y, each.low, each.high]));
-  const margin = spread * (series.length - 1) / 2 + (spread ? 8 : 0);
-  const across = (at) => left + margin + (at - x0) / (x1 - x0) * (width - left - right - 2 * margin);
-  const down = (at) => height - bottom - (at - y0) / (y1 - y0) * (height - top - bottom);
-  const svg = drawn("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  const margin = (spread * (series.length - 1)) / 2 + (spread ? 8 : 0);
+  const across = (at) =>
+    left + margin + ((at - x0) / (x1 - x0)) * (width - left - right - 2 * margin);
+  const down = (at) => height - bottom - ((at - y0) / (y1 - y0)) * (height - top - bottom);
+  const svg = drawn("svg", {
+    width,
+    height,
+    viewBox: `0 0 ${width} ${height}`,
+    role: "img",
+    "aria-label": label,
+  });
   for (const at of y.ticks || ticks(y0, y1, 5)) {
-    append(svg, [drawn("path", { d: `M${left} ${down(at)}H${width - right}`, class: "axis" }),
-      drawn("text", { x: left - 6, y: down(at) + 4, "text-anchor": "end" }, String(at).replace("-", "−"))]);
+    append(svg, [
+      drawn("path", { d: `M${left} ${down(at)}H${width - right}`, class: "axis" }),
+      drawn(
+        "text",
+        { x: left - 6, y: down(at) + 4, "text-anchor": "end" },
+        String(at).replace("-", "−"),
+      ),
+    ]);
   }
   for (const at of x.ticks || ticks(x0, x1, width < 500 ? 5 : 8)) {
-    append(svg, [drawn("path", { d: `M${across(at)} ${height - bottom}v5`, class: "axis" }),
-      drawn("text", { x: across(at), y: height - bottom + 18, "text-anchor": "middle" }, String(at))]);
+    append(svg, [
+      drawn("path", { d: `M${across(at)} ${height - bottom}v5`, class: "axis" }),
+      drawn(
+        "text",
+        { x: across(at), y: height - bottom + 18, "text-anchor": "middle" },
+        String(at),
+      ),
+    ]);
   }
   append(svg, [
-    drawn("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, x.label),
-    drawn("text", { x: 0, y: 0, "text-anchor": "middle",
-      transform: `translate(11 ${(top + height - bottom) / 2}) rotate(-90)` }, y.label)]);
+    drawn(
+      "text",
+      { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" },
+      x.label,
+    ),
+    drawn(
+      "text",
+      {
+        x: 0,
+        y: 0,
+        "text-anchor": "middle",
+        transform: `translate(11 ${(top + height - bottom) / 2}) rotate(-90)`,
+      },
+      y.label,
+    ),
+  ]);
   series.forEach((each, index) => {
     const shift = spread * (index - (series.length - 1) / 2);
     const place = (point) => [across(point.x) + shift, down(point.y)];
     append(svg, [drawnSeries(each, index, { place, down, band, marks })]);
   });
-  return { svg, across, valueAt: (pixel) => x0 + (pixel - left - margin) / (width - left - right - 2 * margin) * (x1 - x0), top, bottom: height - bottom };
+  return {
+    svg,
+    across,
+    valueAt: (pixel) =>
+      x0 + ((pixel - left - margin) / (width - left - right - 2 * margin)) * (x1 - x0),
+    top,
+    bottom: height - bottom,
+  };
 }
 
 function drawnSeries({ name, points, group }, index, { place, down, band, marks }) {
   const known = points.filter((each) => Number.isFinite(each.y));
   const colour = group === undefined ? index : group;
-  const path = known.map((each) => place(each).map((at) => at.toFixed(1)).join(" ")).join("L");
+  const path = known
+    .map((each) =>
+      place(each)
+        .map((at) => at.toFixed(1))
+        .join(" "),
+    )
+    .join("L");
   const bounded = known.filter((each) => Number.isFinite(each.low) && Number.isFinite(each.high));
-  const line = path && drawn("path", { d: `M${path}`, class: "line", "stroke-dasharray": DASHES[colour % 4] });
-  const bars = band ? [] : bounded.map((each) => drawn("path",
-    { class: "bar", d: `M${place(each)[0].toFixed(1)} ${down(each.low).toFixed(1)}V${down(each.high).toFixed(1)}` }));
-  const dots = marks ? known.map((each) => append(
-    drawn("g", {}, mark(colour, ...place(each))),
-    [drawn("title", {}, `${plain(name)}: ${fixed(each.y)}${Number.isFinite(each.low) ? ` [${fixed(each.low)}, ${fixed(each.high)}]` : ""} at ${each.x}`)])) : [];
+  const line =
+    path && drawn("path", { d: `M${path}`, class: "line", "stroke-dasharray": DASHES[colour % 4] });
+  const bars = band
+    ? []
+    : bounded.map((each) =>
+        drawn("path", {
+          class: "bar",
+          d: `M${place(each)[0].toFixed(1)} ${down(each.low).toFixed(1)}V${down(each.high).toFixed(1)}`,
+        }),
+      );
+  const dots = marks
+    ? known.map((each) =>
+        append(drawn("g", {}, mark(colour, ...place(each))), [
+          drawn(
+            "title",
+            {},
+            `${plain(name)}: ${fixed(each.y)}${Number.isFinite(each.low) ? ` [${fixed(each.low)}, ${fixed(each.high)}]` : ""} at ${each.x}`,
+          ),
+        ]),
+      )
+    : [];
   return drawn("g", { class: `series-${colour % 8}` }, line || null, bars, dots);
 }
 
@@ -302,23 +442,53 @@ function dotChart(width, { label, rows, axis, zero = false }) {
   const height = top + bottom + step * rows.length;
   const bounds = rows.flatMap((each) => [each.mean, each.low, each.high]);
   const [x0, x1] = axis.range || range(zero ? [0, ...bounds] : bounds);
-  const across = (at) => left + (at - x0) / (x1 - x0) * (width - left - right);
-  const svg = drawn("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  const across = (at) => left + ((at - x0) / (x1 - x0)) * (width - left - right);
+  const svg = drawn("svg", {
+    width,
+    height,
+    viewBox: `0 0 ${width} ${height}`,
+    role: "img",
+    "aria-label": label,
+  });
   for (const at of ticks(x0, x1, width < 500 ? 4 : 8)) {
-    append(svg, [drawn("path", { d: `M${across(at)} ${top}V${height - bottom}`, class: zero && at === 0 ? "cursor" : "axis" }),
-      drawn("text", { x: across(at), y: height - bottom + 18, "text-anchor": "middle" }, String(at).replace("-", "−"))]);
+    append(svg, [
+      drawn("path", {
+        d: `M${across(at)} ${top}V${height - bottom}`,
+        class: zero && at === 0 ? "cursor" : "axis",
+      }),
+      drawn(
+        "text",
+        { x: across(at), y: height - bottom + 18, "text-anchor": "middle" },
+        String(at).replace("-", "−"),
+      ),
+    ]);
   }
-  append(svg, [drawn("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, axis.label)]);
+  append(svg, [
+    drawn(
+      "text",
+      { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" },
+      axis.label,
+    ),
+  ]);
   rows.forEach((row, index) => {
     const y = top + step * (index + 0.5);
     const room = Math.floor((left - 14) / 6.9);
     const name = plain(row.name);
-    append(svg, [drawn("g", { class: `series-${(row.group ?? index) % 8}` },
-      drawn("text", { x: left - 8, y: y + 4, "text-anchor": "end", direction: "ltr" },
-        name.length > room ? `${name.slice(0, room - 1)}…` : name),
-      Number.isFinite(row.low) && drawn("path", { d: `M${across(row.low)} ${y}H${across(row.high)}`, class: "line" }),
-      mark(row.group ?? index, across(row.mean), y),
-      drawn("title", {}, `${name}: ${fixed(row.mean)} [${fixed(row.low)}, ${fixed(row.high)}]`))]);
+    append(svg, [
+      drawn(
+        "g",
+        { class: `series-${(row.group ?? index) % 8}` },
+        drawn(
+          "text",
+          { x: left - 8, y: y + 4, "text-anchor": "end", direction: "ltr" },
+          name.length > room ? `${name.slice(0, room - 1)}…` : name,
+        ),
+        Number.isFinite(row.low) &&
+          drawn("path", { d: `M${across(row.low)} ${y}H${across(row.high)}`, class: "line" }),
+        mark(row.group ?? index, across(row.mean), y),
+        drawn("title", {}, `${name}: ${fixed(row.mean)} [${fixed(row.low)}, ${fixed(row.high)}]`),
+      ),
+    ]);
   });
   return svg;
 }
@@ -335,7 +505,10 @@ function responsive(node, draw) {
   };
   new ResizeObserver(again).observe(node);
   again();
-  return () => { last = 0; again(); };
+  return () => {
+    last = 0;
+    again();
+  };
 }
 
 function plot(draw) {
