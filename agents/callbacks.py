@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -34,6 +34,7 @@ from agents.policies.policy import Policy
 from agents.rollout import Rollout
 from agents.trainer import Callback, Metrics, Trainer
 from agents.trajectory import Trajectory
+from agents.transcripts import TRAIN, VALIDATION, Decode, episode_record
 from zs_env.task.prompts import PLACEHOLDER
 
 CHECKPOINT_FOLDER = "checkpoint"
@@ -107,10 +108,16 @@ def evaluation_metrics(name: str, evaluation: Evaluation) -> Metrics:
 
 
 class TranscriptCallback(Callback):
-    """Writes a few episodes of every update: one JSON object a line."""
+    """Writes a few episodes of every update: one JSON object a line, see `agents.transcripts`."""
 
     def __init__(
-        self, out_dir: Path, decode: Callable[[list[int]], str], num_episodes: int = 3
+        self,
+        out_dir: Path,
+        decode: Decode,
+        num_episodes: int = 3,
+        *,
+        replay: Callable[[Policy], Sequence[Trajectory]] | None = None,
+        replay_every: int = 0,
     ) -> None:
         """Set up the file.
 
@@ -118,9 +125,13 @@ class TranscriptCallback(Callback):
             out_dir: The run's folder, which exists.
             decode: From token ids to text.
             num_episodes: Episodes an update, each of another group where there are enough.
+            replay: Plays the same few questions each time, so that weights of two updates can be
+                compared; None plays none.
+            replay_every: As for `is_due`.
         """
         self._file = out_dir / TRANSCRIPTS_FILE
         self._decode, self._num_episodes = decode, num_episodes
+        self._replay, self._replay_every = replay, replay_every
 
     def on_training_start(self, trainer: Trainer) -> None:
         """Begin with an empty file, or with the episodes of the updates that were done."""
@@ -130,40 +141,21 @@ class TranscriptCallback(Callback):
         partial.replace(self._file)
 
     def on_update_end(self, trainer: Trainer, rollout: Rollout, metrics: Metrics) -> None:
-        """Append the first episode of the first groups."""
+        """Append the first episode of the first groups, and what is played again if it is time."""
         first_of_groups = {t.group: t for t in reversed(rollout.trajectories)}
         chosen = list(reversed(first_of_groups.values()))[: self._num_episodes]
-        template = str(trainer.env.metadata.get("prompt", PLACEHOLDER))
-        with self._file.open("a", encoding="utf-8") as file:
-            for trajectory in chosen:
-                record = self._record(trajectory, trainer.num_updates_done, template)
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._write(trainer, TRAIN, chosen)
+        due = is_due(trainer.num_updates_done, self._replay_every, trainer.last_update)
+        if self._replay is not None and due:
+            self._write(trainer, VALIDATION, self._replay(trainer.policy))
 
-    def _record(self, trajectory: Trajectory, update: int, template: str) -> dict[str, Any]:
-        # The tokens may hold more than the prompt: a chat's frame, or a text's first token.
-        prompt = trajectory.prompt or self._decode(
-            trajectory.token_ids[: trajectory.turns[0].start]
-        )
-        outcome = trajectory.outcome
-        return {
-            "update": update,
-            "question_id": trajectory.question_id,
-            "question": unfill(template, prompt),
-            "turns": [
-                {
-                    "action": turn.action,
-                    "kind": turn.kind,
-                    "noisy": turn.noisy,
-                    "observation": turn.observation,
-                }
-                for turn in trajectory.turns
-            ],
-            "answer": outcome["answer"],
-            "golden_answers": list(outcome["golden_answers"]),
-            "reward": trajectory.reward,
-            "exact_match": outcome["exact_match"],
-            "stop_reason": str(outcome["stop_reason"]),
-        }
+    def _write(self, trainer: Trainer, split: str, trajectories: Sequence[Trajectory]) -> None:
+        template = str(trainer.env.metadata.get("prompt", PLACEHOLDER))
+        update = trainer.num_updates_done
+        with self._file.open("a", encoding="utf-8") as file:
+            for trajectory in trajectories:
+                record = episode_record(trajectory, update, split, template, self._decode)
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def _lines_up_to(file: Path, update: int) -> list[str]:
@@ -173,19 +165,6 @@ def _lines_up_to(file: Path, update: int) -> list[str]:
     # What follows the last line's end was being written when its writer died.
     *lines, _ = file.read_text(encoding="utf-8").split("\n")
     return [f"{line}\n" for line in lines if json.loads(line)["update"] <= update]
-
-
-def unfill(template: str, prompt: str) -> str:
-    r"""Return the question inside a prompt, or the whole prompt if it is not of `template`.
-
-    Example:
-        >>> unfill("Question: {question}\n", "Question: Who was X?\n")
-        'Who was X?'
-    """
-    before, _, after = template.partition(PLACEHOLDER)
-    if not (prompt.startswith(before) and prompt.endswith(after)):
-        return prompt
-    return prompt[len(before) : len(prompt) - len(after)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,40 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from agents.agent import Agent
+from agents.agent import Agent, TokenCounter
 from agents.policies.keyed import KeyedAgent
-from agents.rollout import slot_info
+from agents.rollout import collect, slot_info
+from agents.trajectory import Trajectory
+from zs_env.lm.generator import TokenGenerator
 from zs_env.random import derive
 from zs_env.task.questions import Question
 
 DEFAULT_NUM_ENVS = 256
 
 _SAMPLING = 1  # tells the stream of an episode's sampling from that of its noise
+
+
+@dataclass(frozen=True, slots=True)
+class PlayedTurn:
+    """What happened in one turn of one question, for whoever wants more than its record.
+
+    Attributes:
+        action: What the agent wrote.
+        observation: What the environment showed next; empty after the last turn.
+        reward: The environment's.
+        info: The environment's.
+        num_tokens: Tokens that the agent wrote; None if it does not tell.
+    """
+
+    action: str
+    observation: str
+    reward: float
+    info: Mapping[str, Any]
+    num_tokens: int | None
+
+
+OnTurn = Callable[[int, PlayedTurn], None]
+"""Called with the index of a question and a turn of it, in the order of turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +169,7 @@ def evaluate(
     deterministic: bool = True,
     num_envs: int = DEFAULT_NUM_ENVS,
     on_progress: Callable[[int], None] | None = None,
+    on_turn: OnTurn | None = None,
 ) -> Evaluation:
     """Play each of `questions` once.
 
@@ -158,6 +184,7 @@ def evaluate(
         deterministic: Whether the agent takes its best action rather than a sampled one.
         num_envs: Questions played side by side, at most.
         on_progress: Called with the number of episodes that ended since the last call.
+        on_turn: Called with every turn of every question.
     """
     if not questions:
         raise ValueError("`questions` must not be empty")
@@ -171,14 +198,71 @@ def evaluate(
         asked = list(questions[start : start + size])
         # The last round may be short: its spare slots repeat a question and are not counted.
         padded = asked + [asked[-1]] * (size - len(asked))
-        seeds = [derive(seed, _question_key(question)) for question in padded]
+        seeds = _episode_seeds(seed, padded)
         options = {"question": padded, "noise": noise, "noise_seed": seeds}
-        played = _play(_named(agent, seeds), env, padded, options, deterministic)
+        watch = _watcher(on_turn, start, len(asked))
+        played = _play(_named(agent, seeds), env, padded, options, deterministic, watch)
         records.extend(played[: len(asked)])
         if on_progress:
             on_progress(len(asked))
     env.close()
     return Evaluation(tuple(records))
+
+
+def replay(
+    policy: TokenGenerator,
+    questions: Sequence[Question],
+    *,
+    env_id: str = "ZeroSearch-v0",
+    env_kwargs: Mapping[str, Any] | None = None,
+    noise: float = 0.0,
+    seed: int = 0,
+    max_new_tokens: int = 48,
+) -> list[Trajectory]:
+    """Play each of a few questions once, greedily, and keep every token.
+
+    The episodes are those of an `evaluate` with the same arguments, up to float ties.
+
+    Args:
+        policy: What plays.
+        questions: What is asked, side by side.
+        env_id: A registered text environment.
+        env_kwargs: Its constructor's keywords.
+        noise: Probability of noisy documents.
+        seed: Key of the noise.
+        max_new_tokens: Tokens of an action at most.
+    """
+    env = gym.make_vec(
+        env_id,
+        num_envs=len(questions),
+        autoreset_mode=AutoresetMode.DISABLED,
+        **dict(env_kwargs or {}),
+    )
+    seeds = _episode_seeds(seed, questions)
+    rollout = collect(
+        policy,
+        env,
+        seed=0,
+        options={"question": list(questions), "noise": noise, "noise_seed": seeds},
+        max_new_tokens=max_new_tokens,
+        temperature=0.0,
+    )
+    env.close()
+    return rollout.trajectories
+
+
+def _episode_seeds(seed: int, questions: Sequence[Question]) -> list[int]:
+    return [derive(seed, _question_key(question)) for question in questions]
+
+
+def _watcher(on_turn: OnTurn | None, start: int, num: int) -> OnTurn:
+    """Return what takes the turns of slots and tells those of questions, if anybody listens."""
+
+    def watch(slot: int, turn: PlayedTurn) -> None:
+        if on_turn is not None and slot < num:
+            on_turn(start + slot, turn)
+
+    return watch
 
 
 def _named(agent: Agent, seeds: Sequence[int]) -> Agent:
@@ -200,8 +284,9 @@ def _play(
     questions: Sequence[Question],
     options: dict[str, Any],
     deterministic: bool,
+    watch: OnTurn,
 ) -> list[EpisodeRecord]:
-    """Play one episode in every slot."""
+    """Play one episode in every slot; `watch` is told of every turn by its slot."""
     count = env.num_envs
     observations, _ = env.reset(seed=0, options=options)
     over, starts = np.zeros(count, dtype=np.bool_), np.ones(count, dtype=np.bool_)
@@ -210,11 +295,18 @@ def _play(
     state = None
     while not over.all():
         actions, state = agent.predict(observations, state, starts, deterministic)
+        tokens = agent.tokens_written(state) if isinstance(agent, TokenCounter) else [None] * count
         observations, reward, terminated, truncated, infos = env.step(actions)
         starts = np.zeros(count, dtype=np.bool_)
         for slot in np.flatnonzero(~over).tolist():
             info = slot_info(infos, slot)
             tallies[slot].add(float(reward[slot]), info)
+            watch(
+                slot,
+                PlayedTurn(
+                    actions[slot], observations[slot], float(reward[slot]), info, tokens[slot]
+                ),
+            )
             if terminated[slot] or truncated[slot]:
                 records[slot] = _to_record(questions[slot], info, tallies[slot])
         over = terminated | truncated

@@ -118,7 +118,7 @@ class Learner:
 
         Args:
             trajectories: The episodes, those of all processes; with none there is no gradient
-                step.
+                step. Their `advantages` are set.
             number: Of the update, from 0: with the seed it decides the order of the episodes.
             progress: Of the training, in [0, 1]: it decides the learning rates.
 
@@ -132,6 +132,7 @@ class Learner:
         if trajectories:
             batch = self._prepare(Batch.from_trajectories(trajectories))
             targets = self.algorithm.targets(batch)
+            _note(targets.advantages, trajectories)
             self._learn(batch, targets, number, tally)
             self._trainee.publish(self.policy)
             metrics = batch_metrics(batch, targets)
@@ -316,6 +317,13 @@ class Learner:
 
 def _fail(error: Exception) -> NoReturn:
     raise error
+
+
+def _note(advantages: torch.Tensor, trajectories: Sequence[Trajectory]) -> None:
+    """Tell the episodes what is made of their tokens."""
+    for row, trajectory in zip(advantages.tolist(), trajectories, strict=True):
+        # In place: an episode whose group was renamed is a copy that shares the list.
+        trajectory.advantages[:] = row[: len(trajectory.token_ids)]
 
 
 def _flat(rows: Batch, tokens: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

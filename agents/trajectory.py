@@ -41,6 +41,8 @@ class Trajectory:
         token_ids: Everything in the policy's context, in order.
         action_mask: True where the policy sampled the token.
         logprobs: The sampler's log-probability of each sampled token, 0 elsewhere.
+        advantages: What a learner made of each token, 0 off the mask; empty where nothing was
+            learned from the episode.
         turns: One record a turn.
         group: Id of the group of episodes that share question and noise.
         question_id: What was asked.
@@ -52,6 +54,7 @@ class Trajectory:
     token_ids: list[int] = field(default_factory=list)
     action_mask: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    advantages: list[float] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     group: int = 0
     question_id: str = ""

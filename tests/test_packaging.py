@@ -62,7 +62,11 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_the_packages_their_types_and_the_weights(wheel: Path) -> None:
     names = set(ZipFile(wheel).namelist())
     assert {f"{package}/py.typed" for package in ("zs_env", "agents", "envs_registry")} <= names
-    for pattern in ("zs_env/models/**/*.safetensors", "zs_env/search/templates/*.jinja"):
+    for pattern in (
+        "zs_env/models/**/*.safetensors",
+        "zs_env/search/templates/*.jinja",
+        "agents/pages/assets/*",
+    ):
         files = {str(path.relative_to(ROOT)) for path in ROOT.glob(pattern)}
         assert files
         assert files <= names

@@ -22,6 +22,7 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 
 import agents
 from agents.cli.audit import Audit
+from agents.cli.bench import Bench
 from agents.cli.cache import Cache
 from agents.cli.checks import CommandError, usage_errors
 from agents.cli.compare import Compare
@@ -31,10 +32,12 @@ from agents.cli.miniature import Miniature
 from agents.cli.models import Models
 from agents.cli.play import Play
 from agents.cli.recipes import recipe_options
+from agents.cli.report import Report
 from agents.cli.search import Search
 from agents.cli.serve import Serve
 from agents.cli.train import Train
 from agents.cli.tune import Tune
+from agents.cli.view import View
 from zs_env.search.engine import SearchEngineError
 
 PROGRAM = "zerosearch"
@@ -45,6 +48,9 @@ DESCRIPTION = """Train language models to search, with another one as the search
 Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Bench, subcommand("bench")]
+    | Annotated[Report, subcommand("report")]
+    | Annotated[View, subcommand("view")]
     | Annotated[Audit, subcommand("audit")]
     | Annotated[Play, subcommand("play")]
     | Annotated[Demo, subcommand("demo")]

@@ -23,17 +23,31 @@ def load_object(option: str, path: str, methods: Sequence[str]) -> Any:
         ValueError: If there is no such module or attribute.
         TypeError: If what is there cannot be used.
     """
+    found = import_object(option, path)
+    if isinstance(found, type) or not _has(found, methods):
+        found = _call(option, found, path)
+    if not _has(found, methods):
+        named = " or ".join(methods)
+        raise TypeError(f"`{option}` must be an object with a method {named}, got {found!r}")
+    return found
+
+
+def import_object(option: str, path: str) -> Any:
+    """Return the object that an option names, whatever it is.
+
+    Args:
+        option: Name of the option, for messages.
+        path: `module:attribute`. The current folder can be imported from.
+
+    Raises:
+        ValueError: If there is no such module or attribute.
+    """
     module, separator, attribute = path.partition(":")
     if not separator:
         raise ValueError(f"`{option}` must be module:attribute, got {path!r}")
     found = getattr(_import(option, module, path), attribute, None)
     if found is None:
         raise ValueError(f"`{option}` must name an attribute of {module!r}, got {path!r}")
-    if isinstance(found, type) or not _has(found, methods):
-        found = _call(option, found, path)
-    if not _has(found, methods):
-        named = " or ".join(methods)
-        raise TypeError(f"`{option}` must be an object with a method {named}, got {found!r}")
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from agents.cli.threads import num_physical_cores
 from agents.weights import weights_checksum as weights_checksum
 from zs_env.task.miniwiki import WORLD_VERSION, default_world
 
+ROOT = Path(__file__).parents[2]
 PACKAGES = ("zs-env", "gymnasium", "numpy", "torch", "transformers")
 
 
@@ -26,6 +28,18 @@ def provenance() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Return the version of Python and of each of `PACKAGES`."""
     return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+def commit() -> str | None:
+    """Return the commit of the checkout that this package runs from; None outside of one."""
+    if not (ROOT / ".git").exists():
+        return None
+    asked = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
 
 
 def _version(package: str) -> str:

@@ -7,7 +7,7 @@ import signal
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from agents.policies.causal_lm import CausalLMPolicy
     from agents.policies.policy import Policy
     from agents.trainer import Callback, Trainer
+    from agents.trajectory import Trajectory
+
+NUM_REPLAYED: Final = 3
+"""Questions of an evaluation whose episodes go into the transcripts."""
 
 
 def execute(config: Train, setup: Setup, console: Console, threads: int) -> bool:
@@ -131,7 +135,12 @@ def _callbacks(config: Train, setup: Setup, logger: Logger) -> list[Callback]:
             every=config.eval_every,
         ),
         MetricsCallback(logger),
-        TranscriptCallback(out, lambda ids: str(setup.policy.tokenizer.decode(ids))),
+        TranscriptCallback(
+            out,
+            setup.policy.decode,
+            replay=lambda policy: _replay(config, setup, policy),
+            replay_every=config.eval_every,
+        ),
         _checkpoints(config, setup),
         PlotCallback(out),
     ]
@@ -167,7 +176,25 @@ def _evaluate(config: Train, setup: Setup, policy: Policy) -> Evaluation:
     return evaluate(
         PolicyAgent(policy, stops, max_new_tokens=config.max_new_tokens),
         setup.eval_questions,
-        env_id=config.env_id,
-        env_kwargs={"engine": setup.engine, "max_turns": config.max_turns, **shown(config)},
-        seed=config.seed,
+        **_exam(config, setup),
     )
+
+
+def _replay(config: Train, setup: Setup, policy: Policy) -> list[Trajectory]:
+    from agents.evaluate import replay
+
+    return replay(
+        policy,
+        setup.eval_questions[:NUM_REPLAYED],
+        max_new_tokens=config.max_new_tokens,
+        **_exam(config, setup),
+    )
+
+
+def _exam(config: Train, setup: Setup) -> dict[str, Any]:
+    """Return where evaluations ask their questions."""
+    return {
+        "env_id": config.env_id,
+        "env_kwargs": {"engine": setup.engine, "max_turns": config.max_turns, **shown(config)},
+        "seed": config.seed,
+    }

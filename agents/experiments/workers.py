@@ -18,17 +18,24 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):
-    """How a task ended; `error` is empty, or says why it failed, with the traceback if any."""
+    """How a task ended.
+
+    Attributes:
+        task: Which one.
+        error: Empty, or why it failed, with the traceback if any.
+        result: What the function returned; None if it failed.
+    """
 
     task: T
     error: str
+    result: Any = None
 
 
 @dataclass(slots=True)
@@ -41,12 +48,13 @@ class _Worker(Generic[T]):
 
 
 def outcomes(
-    function: Callable[[T], None], tasks: Iterable[T], num_workers: int
+    function: Callable[[T], object], tasks: Iterable[T], num_workers: int
 ) -> Iterator[Outcome[T]]:
     """Run `function` once on each task and yield how that went, in the order in which they end.
 
     Args:
-        function: What to do with a task; of a module, so that another process can import it.
+        function: What to do with a task; of a module, so that another process can import it. What
+            it returns is pickled.
         tasks: Begun in their order; they are pickled.
         num_workers: Processes at a time, at least 1; fresh ones, which share nothing.
     """
@@ -72,7 +80,7 @@ def outcomes(
             _dismiss(worker)
 
 
-def _start(function: Callable[[T], None], task: T) -> _Worker[T]:
+def _start(function: Callable[[T], object], task: T) -> _Worker[T]:
     # Spawned, not forked: a fork of a process whose torch has threads can hang.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -93,7 +101,7 @@ def _give(worker: _Worker[T], task: T) -> None:
 def _result(worker: _Worker[T]) -> tuple[Outcome[T], bool]:
     """Return how the worker's task ended, and whether the worker can take another."""
     try:
-        return Outcome(worker.task, worker.line.recv()), True
+        return Outcome(worker.task, *worker.line.recv()), True
     except (EOFError, ConnectionError):
         worker.process.join()
         error = f"the process ended with exit code {worker.process.exitcode}"
@@ -105,7 +113,7 @@ def _dismiss(worker: _Worker[T]) -> None:
     worker.process.join()
 
 
-def _serve(function: Callable[[T], None], line: Connection) -> None:
+def _serve(function: Callable[[T], object], line: Connection) -> None:
     """Do what comes down the line until it closes; runs in the worker's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too: the parent ends us
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -113,11 +121,10 @@ def _serve(function: Callable[[T], None], line: Connection) -> None:
         while True:
             task = line.recv()
             try:
-                function(task)
-                error = ""
+                ended: tuple[str, object] = "", function(task)
             except Exception:
-                error = traceback.format_exc()
-            line.send(error)
+                ended = traceback.format_exc(), None
+            line.send(ended)
 
 
 def _end_with_parent() -> None:

@@ -15,11 +15,19 @@ from zs_env.random import derive
 
 @dataclass(slots=True)
 class PolicyState:
-    """What a `PolicyAgent` remembers: each slot's context, and how many actions it has taken."""
+    """What a `PolicyAgent` remembers.
+
+    Attributes:
+        session: Each slot's context.
+        num_actions: Actions that it has taken in each slot's episode.
+        num_episodes: Episodes begun in each slot.
+        num_tokens: Tokens of each slot's latest action; 0 where it was idle.
+    """
 
     session: TokenSession
     num_actions: list[int] = field(default_factory=list)
     num_episodes: list[int] = field(default_factory=list)
+    num_tokens: list[int] = field(default_factory=list)
 
 
 class PolicyAgent:
@@ -71,10 +79,16 @@ class PolicyAgent:
             self._greedy if deterministic else self._sampling,
         )
         actions = [""] * count
+        state.num_tokens = [0] * count
         for slot, completion in zip(active, completions, strict=True):
             actions[slot] = completion.text
+            state.num_tokens[slot] = len(completion.token_ids)
             state.num_actions[slot] += 1
         return actions, state
+
+    def tokens_written(self, state: PolicyState) -> list[int]:
+        """Return the tokens of each slot's latest action; see `agents.agent.TokenCounter`."""
+        return state.num_tokens
 
     def _encode(self, observation: str, *, opens: bool) -> list[int]:
         if opens:

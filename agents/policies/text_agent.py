@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zs_env.lm.generator import SamplingParams, TextGenerator
+from zs_env.lm.generator import (
+    Chat,
+    CountedText,
+    CountingGenerator,
+    SamplingParams,
+    TextGenerator,
+)
 from zs_env.random import derive
 from zs_env.task.actions import STOPS, parse
 
@@ -21,11 +27,13 @@ class TextSlot:
         transcript: All that was read and written in this episode.
         num_actions: Actions taken in this episode.
         num_episodes: Episodes begun in this slot, this one included.
+        num_tokens: Tokens of the latest action; 0 if the slot was idle, None if not known.
     """
 
     transcript: str = ""
     num_actions: int = 0
     num_episodes: int = 0
+    num_tokens: int | None = 0
 
 
 class TextAgent:
@@ -76,26 +84,34 @@ class TextAgent:
     ) -> tuple[list[str], list[TextSlot]]:
         """Continue every slot's transcript; see `agents.agent.Agent`."""
         slots = [TextSlot() for _ in observations] if state is None else state
-        for slot in np.flatnonzero(episode_start).tolist():
-            slots[slot] = TextSlot(num_episodes=slots[slot].num_episodes + 1)
-        active = [slot for slot, text in enumerate(observations) if text]
-        for slot in active:
-            slots[slot].transcript += observations[slot]
+        for index in np.flatnonzero(episode_start).tolist():
+            slots[index] = TextSlot(num_episodes=slots[index].num_episodes + 1)
+        active = [index for index, text in enumerate(observations) if text]
+        for index in active:
+            slots[index].transcript += observations[index]
         actions = [""] * len(observations)
-        for slot, text in zip(active, self._complete(slots, active, deterministic), strict=True):
+        for slot in slots:
+            slot.num_tokens = 0
+        for index, reply in zip(active, self._complete(slots, active, deterministic), strict=True):
             # What follows the action is not read by the environment: it never happened.
-            actions[slot] = parse(text).text
-            slots[slot].transcript += actions[slot]
-            slots[slot].num_actions += 1
+            actions[index] = parse(reply.text).text
+            slots[index].transcript += actions[index]
+            slots[index].num_actions += 1
+            slots[index].num_tokens = reply.num_tokens
         return actions, slots
+
+    def tokens_written(self, state: list[TextSlot]) -> list[int | None]:
+        """Return the tokens of each slot's latest action; see `agents.agent.TokenCounter`."""
+        return [slot.num_tokens for slot in state]
 
     def _complete(
         self, slots: Sequence[TextSlot], active: Sequence[int], deterministic: bool
-    ) -> list[str]:
+    ) -> list[CountedText]:
         if not active:
             return []
         temperature = 0.0 if deterministic else self._temperature
-        return self._generator.complete(
+        return complete_counted(
+            self._generator,
             [slots[slot].transcript for slot in active],
             [self._sampling_key(slots[slot], slot) for slot in active],
             SamplingParams(self._max_new_tokens, temperature, self._stops),
@@ -105,3 +121,20 @@ class TextAgent:
         if self._keys is None:
             return derive(self._seed, index, slot.num_episodes, slot.num_actions)
         return derive(self._seed, self._keys[index], slot.num_actions)
+
+
+def complete_counted(
+    generator: TextGenerator,
+    prompts: Sequence[str | Chat],
+    seeds: Sequence[int],
+    params: SamplingParams,
+) -> list[CountedText]:
+    """Return completions with their numbers of tokens, as far as `generator` tells them.
+
+    Raises:
+        ValueError: If a prompt is known not to fit into the model's context.
+        LanguageModelError: If the model could not answer.
+    """
+    if isinstance(generator, CountingGenerator):
+        return generator.complete_counted(prompts, seeds, params)
+    return [CountedText(text, None) for text in generator.complete(prompts, seeds, params)]

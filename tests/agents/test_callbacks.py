@@ -23,7 +23,6 @@ from agents.callbacks import (
     is_due,
     save_policy,
     sparkline,
-    unfill,
 )
 from agents.checkpoint import Checkpoint, newest_checkpoint
 from agents.distributed import ALONE
@@ -152,8 +151,10 @@ def test_transcripts_come_from_different_groups(tmp_path: Path) -> None:
 
 def test_transcript_holds_the_episode(tmp_path: Path) -> None:
     [record] = write_transcripts(tmp_path, [make_trajectory(0, "Wer ist Zoë?")], 3)
+    assert "".join(record.pop("tokens")["pieces"]) == "Question: Wer ist Zoë?\na"
     assert record == {
         "update": 1,
+        "split": "train",
         "question_id": "id-0",
         "question": "Wer ist Zoë?",
         "turns": [{"action": "a", "kind": "answer", "noisy": False, "observation": ""}],
@@ -165,14 +166,28 @@ def test_transcript_holds_the_episode(tmp_path: Path) -> None:
     }
 
 
+def test_same_questions_are_played_again_when_due(tmp_path: Path) -> None:
+    asked = []
+
+    def replay(policy: Any) -> list[Trajectory]:
+        asked.append(policy.word)
+        return [make_trajectory(0, "Held out?"), make_trajectory(1, "And this?")]
+
+    callback = TranscriptCallback(tmp_path, decode, 1, replay=replay, replay_every=3)
+    for update in (1, 2, 3, 4):
+        rollout = Rollout([make_trajectory(0, "Who?")], 0.0, 0.0)
+        callback.on_update_end(make_trainer(update, f"after {update}"), rollout, {})
+    lines = (tmp_path / "transcripts.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert asked == ["after 1", "after 3"]
+    held_out = [r["update"] for r in records if r["split"] == "validation"]
+    assert held_out == [1, 1, 3, 3]
+
+
 def test_transcripts_of_an_earlier_run_are_dropped(tmp_path: Path) -> None:
     for _ in range(2):
         records = write_transcripts(tmp_path, [make_trajectory(0, "Who?")], 1)
     assert len(records) == 1
-
-
-def test_unfill_keeps_a_prompt_of_another_template() -> None:
-    assert unfill("Q: {question}\nA:", "Answer me this: who?") == "Answer me this: who?"
 
 
 def test_transcripts_of_a_run_that_goes_on_end_with_its_last_update(tmp_path: Path) -> None:

@@ -101,13 +101,40 @@ def test_config_tells_options_versions_world_and_weights(run: Path) -> None:
 
 def test_transcripts_hold_whole_episodes(run: Path) -> None:
     records = [json.loads(line) for line in (run / "transcripts.jsonl").read_text().splitlines()]
-    assert [record["update"] for record in records] == [1, 1, 1, 2, 2, 2]
+    assert [r["update"] for r in records if r["split"] == "train"] == [1, 1, 1, 2, 2, 2]
     for record in records:
         assert record["question"].endswith("?")
         assert record["question"][0].isupper()
         assert record["golden_answers"]
         assert 1 <= len(record["turns"]) <= 3
         assert record["turns"][0].keys() == {"action", "kind", "noisy", "observation"}
+        tokens, text = record["tokens"], "".join(record["tokens"]["pieces"])
+        assert record["question"] in text
+        assert all(turn["action"] in text for turn in record["turns"])
+        assert len(tokens["pieces"]) == len(tokens["mask"])
+        assert len(tokens["logprobs"]) == tokens["mask"].count("1") > 0
+        assert all(logprob <= 0 for logprob in tokens["logprobs"])
+
+
+def test_transcripts_hold_the_advantages_that_were_learned_from(run: Path) -> None:
+    records = [json.loads(line) for line in (run / "transcripts.jsonl").read_text().splitlines()]
+    for record in records:
+        advantages, logprobs = (record["tokens"][name] for name in ("advantages", "logprobs"))
+        if record["split"] == "train":
+            assert len(advantages) == len(logprobs)
+        else:
+            assert advantages is None
+
+
+def test_transcripts_ask_the_same_held_out_questions_at_each_evaluation(run: Path) -> None:
+    records = [json.loads(line) for line in (run / "transcripts.jsonl").read_text().splitlines()]
+    asked: dict[int, list[str]] = {}
+    for record in records:
+        if record["split"] == "validation":
+            asked.setdefault(record["update"], []).append(record["question_id"])
+    assert list(asked) == [1, 2]
+    assert asked[1] == asked[2]
+    assert len(set(asked[1])) == len(asked[1]) > 0
 
 
 def test_checkpoint_loads_as_a_policy(run: Path) -> None:

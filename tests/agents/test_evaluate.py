@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.evaluate import EpisodeRecord, Evaluation, evaluate, wilson_interval
+from agents.evaluate import EpisodeRecord, Evaluation, evaluate, replay, wilson_interval
 from agents.policies.agent import PolicyAgent
 from agents.policies.keyed import KeyedPolicyAgent
 from zs_env.search.world import WorldSearchEngine
@@ -230,6 +230,17 @@ def test_sampling_depends_on_the_seed_and_on_the_question(make_policy):
         written.append(spy.actions[0])
     assert written[0] == written[1] != written[2]
     assert len(set(written[0])) == 3
+
+
+def test_replayed_episodes_are_those_of_an_evaluation(make_policy):
+    agent = PolicyAgent(make_policy(), STOPS, max_new_tokens=8)
+    records = play(agent, QUESTIONS[:3], seed=5, noise=0.5).records
+    arguments = {"env_kwargs": {"engine": "world"}, "seed": 5, "noise": 0.5, "max_new_tokens": 8}
+    found = replay(make_policy(), QUESTIONS[:3], **arguments)
+    assert [t.question_id for t in found] == [record.question_id for record in records]
+    assert [len(t.turns) for t in found] == [record.turns for record in records]
+    assert [t.outcome["answer"] for t in found] == [record.answer for record in records]
+    assert all(len(t.logprobs) == len(t.token_ids) > 0 for t in found)
 
 
 def test_questions_of_ones_own_are_asked():

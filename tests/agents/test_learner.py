@@ -368,3 +368,20 @@ def test_algorithm_of_ones_own_needs_targets_and_a_loss_only(make_policy):
 def test_bad_hyper_parameter_is_refused(config, message):
     with pytest.raises(ValueError, match=message):
         TrainerConfig(**config)
+
+
+def test_episodes_are_told_what_was_made_of_their_tokens(make_policy):
+    made = scored(make_policy(), episodes())
+    make_learner(make_policy()).update(made, 0)
+    batch = Batch.from_trajectories(made)
+    advantages = GRPO().targets(batch).advantages
+    for row, trajectory in zip(advantages, made, strict=True):
+        assert len(trajectory.advantages) == len(trajectory.token_ids)
+        assert trajectory.advantages == row[: len(trajectory.token_ids)].tolist()
+    assert len({each for trajectory in made for each in trajectory.advantages}) > 3
+
+
+def test_episode_whose_group_was_renamed_tells_the_one_that_it_copies(make_policy):
+    made = scored(make_policy(), episodes())
+    make_learner(make_policy()).update([replace(each, group=each.group + 9) for each in made], 0)
+    assert all(len(each.advantages) == len(each.token_ids) for each in made)

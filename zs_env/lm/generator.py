@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class LanguageModelError(RuntimeError):
@@ -141,4 +141,28 @@ class TextGenerator(Protocol):
             ValueError: If a prompt is known not to fit into the model's context.
             LanguageModelError: If the model could not answer; never a text about an error.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CountedText:
+    """A completion as a text, and what it took.
+
+    Attributes:
+        text: The completion.
+        num_tokens: Tokens that were sampled for it; None if that is not known.
+    """
+
+    text: str
+    num_tokens: int | None
+
+
+@runtime_checkable
+class CountingGenerator(Protocol):
+    """A text generator that also tells how many tokens it sampled."""
+
+    def complete_counted(
+        self, prompts: Sequence[str | Chat], seeds: Sequence[int], params: SamplingParams
+    ) -> list[CountedText]:
+        """Return what `complete` returns, each with its number of tokens; raises as it does."""
         ...

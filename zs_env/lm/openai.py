@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -21,6 +21,7 @@ from zs_env.lm.dialects import ServerFacts, read_models
 from zs_env.lm.generator import (
     Chat,
     Completion,
+    CountedText,
     FinishReason,
     LanguageModelError,
     PromptTooLongError,
@@ -148,7 +149,23 @@ class OpenAIGenerator:
         """
         return self._ask(
             [
-                self._text_call(prompt, seed, params)
+                self._text_call(prompt, seed, params, _read_text)
+                for prompt, seed in zip(prompts, seeds, strict=True)
+            ]
+        )
+
+    def complete_counted(
+        self, prompts: Sequence[str | Chat], seeds: Sequence[int], params: SamplingParams
+    ) -> list[CountedText]:
+        """Return what `complete` does, with the number of tokens that the server counted.
+
+        Raises:
+            LanguageModelError: As `complete`.
+            PromptTooLongError: As `complete`.
+        """
+        return self._ask(
+            [
+                self._text_call(prompt, seed, params, _read_counted)
                 for prompt, seed in zip(prompts, seeds, strict=True)
             ]
         )
@@ -202,14 +219,14 @@ class OpenAIGenerator:
             raise kind(f"the language model at {error}") from error
 
     def _text_call(
-        self, prompt: str | Chat, seed: int, params: SamplingParams
-    ) -> Call[ServerFacts, str]:
+        self, prompt: str | Chat, seed: int, params: SamplingParams, read: Callable[..., T]
+    ) -> Call[ServerFacts, T]:
         chat = prompt if isinstance(prompt, Chat) else Chat(prompt) if self._chat else None
         asked = {"prompt": prompt} if chat is None else {"messages": chat.messages}
         return Call(
             "completions" if chat is None else "chat/completions",
             partial(self._body, asked, seed, params),
-            partial(_read_text, chat=chat is not None, stop=params.stop),
+            partial(read, chat=chat is not None, stop=params.stop),
         )
 
     def _token_body(
@@ -254,6 +271,16 @@ def _read_text(facts: ServerFacts, reply: Any, *, chat: bool, stop: Sequence[str
     if not isinstance(text, str):
         raise TypeError(f"the text is {text!r}")
     return cut_after_stop(text, stop)
+
+
+def _read_counted(
+    facts: ServerFacts, reply: Any, *, chat: bool, stop: Sequence[str]
+) -> CountedText:
+    """Return the text of a reply and its number of tokens; raises as `Call.read` may."""
+    usage = reply.get("usage") or {}
+    counted = usage.get("completion_tokens")
+    text = _read_text(facts, reply, chat=chat, stop=stop)
+    return CountedText(text, None if counted is None else int(counted))
 
 
 def _read_tokens(facts: ServerFacts, reply: Any) -> Completion:

@@ -1,0 +1,1 @@
+"""What results are compared with: the paper's baselines, and players that need no model."""

@@ -1,0 +1,261 @@
+"""`zerosearch bench`: agents against each other, on the same questions, with every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import join
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from agents.cli.checks import check_at_least, check_folder, usage_errors
+from agents.cli.files import write_json
+from agents.cli.options import Threads
+from agents.cli.provenance import commit, machine, provenance, weights_checksum
+from agents.cli.threads import use_threads
+
+if TYPE_CHECKING:
+    from agents.bench.config import BenchConfig
+    from agents.bench.plan import Chunk, EpisodeKey
+    from agents.bench.rows import EpisodeRow
+    from zs_env.task.questions import Question
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Let agents answer the same questions under all conditions of a YAML file, and report.
+
+    A run that was stopped goes on where it was when the same command is given again.
+
+    Attributes:
+        workers: Processes at a time, each with one thread; 1 plays in this process.
+        chunk_size: Questions played side by side; a kill loses so many a worker at most.
+        retry_failed: Play episodes again that failed before.
+        dry_run: Say what is done and what would be played, and play nothing.
+    """
+
+    file: Annotated[
+        Positional[Path], arg(metavar="FILE", help="Describes the benchmark; docs/benchmarks.md.")
+    ]
+    out: Annotated[
+        Path, arg(metavar="DIR", help="Gets episodes.jsonl, results.json and the report.")
+    ]
+    workers: int = 2
+    chunk_size: int = 50
+    retry_failed: bool = False
+    dry_run: bool = False
+    threads: Threads = 0
+
+    def run(self) -> None:
+        """Play what is missing, and write results and report."""
+        from agents.bench.store import append_rows
+        from agents.experiments.run_files import claimed
+
+        console = Console()
+        with usage_errors():
+            setup = prepare(self)
+        if self.dry_run:
+            with usage_errors():
+                show_plan(self, setup, console)
+            return
+        with ExitStack() as stack:
+            with usage_errors():
+                stack.enter_context(claimed(self.out))
+                done = begin(self, setup)
+            for rows in play(self, setup, done, console):
+                append_rows(self.out, rows)
+            finish(self, setup, console)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a checked command stands for; nothing has been written yet.
+
+    Attributes:
+        config: What the file says.
+        questions: What all agents are asked.
+        weights: Checksums of the agents' models, by what the benchmark calls the agents.
+    """
+
+    config: BenchConfig
+    questions: tuple[Question, ...]
+    weights: dict[str, str]
+
+
+def prepare(command: Bench) -> Setup:
+    """Check every option and read the file.
+
+    Raises:
+        ValueError: If an option or the file is wrong.
+        OSError: If a file or model is missing.
+    """
+    from agents.baselines.registry import policy_of
+    from agents.bench.config import read_config
+
+    check_at_least(1, workers=command.workers, chunk_size=command.chunk_size)
+    check_folder(command.out)
+    config = read_config(command.file)
+    folders = {label: policy_of(name) for label, name in config.agents.items()}
+    weights = {label: weights_checksum(folder) for label, folder in folders.items() if folder}
+    return Setup(config, config.load_questions(), weights)
+
+
+def identity(setup: Setup) -> dict[str, dict[str, Any]]:
+    """Return all that decides an episode beside its condition and its question."""
+    config = setup.config
+    settings = config.env_kwargs() | {
+        "max_new_tokens": config.max_new_tokens,
+        "temperature": config.temperature,
+    }
+    return {"settings": settings, "agents": dict(config.agents), "weights_sha256": setup.weights}
+
+
+def begin(command: Bench, setup: Setup) -> Collection[EpisodeKey]:
+    """Make the folder this benchmark's, and return the episodes that are there.
+
+    Raises:
+        ValueError: If the folder is another benchmark's, or its files cannot be read.
+    """
+    from agents.bench.store import check_identity, cut_torn_row, drop_failed, read_rows
+
+    check_identity(command.out, identity(setup))
+    cut_torn_row(command.out)
+    rows = read_rows(command.out, setup.questions)
+    if command.retry_failed and drop_failed(command.out, rows):
+        rows = read_rows(command.out, setup.questions)
+    return rows.keys()
+
+
+def left(command: Bench, setup: Setup, done: Collection[EpisodeKey]) -> list[Chunk]:
+    """Return what is left to play."""
+    from agents.bench.plan import missing_chunks
+
+    return list(missing_chunks(setup.config, setup.questions, done, command.chunk_size))
+
+
+def play(
+    command: Bench, setup: Setup, done: Collection[EpisodeKey], console: Console
+) -> Iterator[list[EpisodeRow]]:
+    """Play what is left under a progress bar, and yield the rows of each chunk as it ends."""
+    from agents.cli.display import progress_bar, say
+
+    chunks = left(command, setup, done)
+    total = sum(len(chunk.questions) for chunk in chunks)
+    say(console, f"{total} episodes to play, {num_episodes(setup) - total} are there")
+    for note in notes(setup.config):
+        say(console, note)
+    with progress_bar(console, "episodes", total) as advance:
+        for rows in _played(command, setup.config, chunks):
+            yield rows
+            advance(len(rows))
+
+
+def _played(
+    command: Bench, config: BenchConfig, chunks: Sequence[Chunk]
+) -> Iterator[list[EpisodeRow]]:
+    from agents.bench.play import ChunkTask, failed_rows, play_chunk
+    from agents.experiments.workers import outcomes
+
+    if command.workers == 1:
+        threads = use_threads(command.threads) if chunks else 1
+        for chunk in chunks:
+            yield play_chunk(ChunkTask(config, chunk, threads))
+        return
+    tasks = [ChunkTask(config, chunk, num_threads=1) for chunk in chunks]
+    for outcome in outcomes(play_chunk, tasks, command.workers):
+        if outcome.error:  # the process died: whatever Python can catch is in the rows
+            why = outcome.error.strip().splitlines()[-1]
+            yield failed_rows(outcome.task.chunk, why)
+        else:
+            yield outcome.result
+
+
+def num_episodes(setup: Setup) -> int:
+    """Return how many episodes the whole benchmark has."""
+    from agents.bench.plan import conditions
+
+    return len(conditions(setup.config)) * len(setup.questions)
+
+
+def notes(config: BenchConfig) -> list[str]:
+    """Return what of the file is not played as one might expect."""
+    from agents.bench.engines import writes_noise
+
+    silent = [name for name in config.engines if not writes_noise(name)]
+    if not silent or config.noise == (0.0,):
+        return []
+    return [f"played at noise 0 only, as nobody can ask them for noise: {', '.join(silent)}"]
+
+
+def show_plan(command: Bench, setup: Setup, console: Console) -> None:
+    """Print what is done and what is left."""
+    from agents.bench.plan import conditions
+    from agents.bench.store import read_rows
+    from agents.cli.display import say
+
+    done = read_rows(command.out, setup.questions)
+    missing = {}
+    for chunk in left(command, setup, done):
+        missing[chunk.condition] = missing.get(chunk.condition, 0) + len(chunk.questions)
+    for condition in conditions(setup.config):
+        where = f"{condition.agent} · {condition.engine} · noise {condition.noise:g}"
+        count = missing.get(condition, 0)
+        what = f"{count} to play" if count else "done"
+        say(console, f"{where} · seed {condition.seed} · {condition.environment}: {what}")
+    for note in notes(setup.config):
+        say(console, note)
+    say(console, f"{sum(missing.values())} of {num_episodes(setup)} episodes to play")
+
+
+def finish(command: Bench, setup: Setup, console: Console) -> None:
+    """Write results and report, and say where they are and what failed."""
+    from agents.bench.report import write_report
+    from agents.bench.results import summarise
+    from agents.bench.rows import RESULTS_FILE
+    from agents.bench.store import FAILED
+    from agents.cli.display import say
+
+    rows = wanted_rows(command, setup)
+    results = {
+        "benchmark": command.file.stem,
+        "config": setup.config.as_json(),
+        **summarise(rows),
+        "provenance": describe(command, setup),
+    }
+    write_json(command.out / RESULTS_FILE, results)
+    write_report(command.out)
+    if failed := sum(row.stop_reason == FAILED for row in rows):
+        say(
+            console, f"{failed} episodes failed and count as wrong; --retry-failed plays them again"
+        )
+    say(console, f"results: {command.out}")
+
+
+def wanted_rows(command: Bench, setup: Setup) -> list[EpisodeRow]:
+    """Return the episodes that the file asks for, in the order of its conditions."""
+    from agents.bench.plan import conditions
+    from agents.bench.store import read_rows
+
+    order = {condition: place for place, condition in enumerate(conditions(setup.config))}
+    asked = {(each.data_source, each.id) for each in setup.questions}
+    found = read_rows(command.out, setup.questions).values()
+    rows = [row for row in found if (row.data_source, row.question_id) in asked]
+    wanted = [row for row in rows if row.condition in order]
+    return sorted(wanted, key=lambda row: order[row.condition])
+
+
+def describe(command: Bench, setup: Setup) -> dict[str, Any]:
+    """Return where the numbers come from, as JSON values."""
+    threads = 1 if command.workers > 1 else command.threads
+    return {
+        **provenance(),
+        "commit": commit(),
+        "command": join(["zerosearch", "bench", str(command.file), "--out", str(command.out)]),
+        "workers": command.workers,
+        "machine": machine(threads),
+        "weights_sha256": setup.weights,
+    }
