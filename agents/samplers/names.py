@@ -67,6 +67,8 @@ def read_sampler_name(text: str, url: str = "") -> SamplerName:
     if (kind == SERVER) != bool(url):
         wanted = "be given with" if kind == SERVER else "be left out without"
         raise ValueError(f"`policy_url` must {wanted} the policy engine {SERVER}, got {url!r}")
+    if url:
+        _check_urls(url)
     written = read_place(f"{kind}{mark}{query}").options
     for option in written:
         if option not in OPTIONS[kind]:
@@ -74,6 +76,15 @@ def read_sampler_name(text: str, url: str = "") -> SamplerName:
             raise ValueError(f"options of `policy_engine` {kind} are {known}, got {option!r}")
     options = read_options(written, OPTIONS[kind])
     return SamplerName(kind, options, options.pop("folder", None))
+
+
+def _check_urls(url: str) -> None:
+    from zs_env.remote.endpoints import check_base_urls
+
+    try:
+        check_base_urls(url.split(","))
+    except ValueError as error:
+        raise ValueError(str(error).replace("`base_urls`", "`policy_url`")) from None
 
 
 def importance_cap(kind: str, given: float | None) -> float:
