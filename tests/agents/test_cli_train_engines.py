@@ -27,7 +27,10 @@ def closed_port():
         ("--policy-engine vllm-server", "`policy_url` must be given with"),
         ("--policy-url http://localhost:1/v1", "`policy_url` must be left out without"),
         ("--policy-engine vllm?model=x", "options of `policy_engine` vllm are"),
-        ("--policy-engine vllm-server --policy-url localhost", "must be like http://host"),
+        (
+            "--policy-engine vllm-server --policy-url localhost",
+            "`policy_url` must be like http://host",
+        ),
         ("--importance-cap 0.5", "`importance_cap` must be 0 or at least 1, got 0.5"),
         ("--dry-run --policy-engine sglang", "`policy_engine` must be one of"),
     ],
