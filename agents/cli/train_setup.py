@@ -132,7 +132,7 @@ def load_sampler(config: Train, policy: CausalLMPolicy, processes: Processes) ->
     """Return what plays episodes in the policy's place; None where the policy does so itself.
 
     Raises:
-        ValueError: If an option does not suit, or a server does not answer.
+        ValueError: If an option does not suit, or the engine cannot be used.
         ImportError: If vLLM is named and not installed.
     """
     from agents.policies.folders import find_policy
@@ -150,7 +150,9 @@ def load_sampler(config: Train, policy: CausalLMPolicy, processes: Processes) ->
             num_processes=processes.size,
         )
     except LanguageModelError as error:
-        raise ValueError(f"`policy_url` must be a vLLM server that answers: {error}") from error
+        raise ValueError(
+            f"`policy_engine` must be one that can be used, got {config.policy_engine!r}: {error}"
+        ) from error
 
 
 def with_importance_cap(config: Train) -> Train:

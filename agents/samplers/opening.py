@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agents.samplers.names import IN_PROCESS, OWN, SamplerName
 from agents.samplers.sampler import EngineSampler, Sampler
+from zs_env.lm.generator import LanguageModelError
 
 if TYPE_CHECKING:
     from agents.policies.causal_lm import CausalLMPolicy
@@ -41,7 +42,7 @@ def open_sampler(
 
     Raises:
         ValueError: If an option does not suit, or a server was started in a way that does not do.
-        LanguageModelError: If a server does not answer.
+        LanguageModelError: If a server does not answer, or vLLM does not start.
         ImportError: If what the engine needs is not installed.
     """
     if name.kind == OWN:
@@ -60,7 +61,10 @@ def _open_in_process(name: SamplerName, policy: CausalLMPolicy, model: Path) -> 
     from zs_env.lm.vllm import VLLMGenerator
 
     arguments = engine_arguments(name.options, str(policy.model.dtype).removeprefix("torch."))
-    engine = VLLMGenerator.from_pretrained(model, policy.end_ids(), **arguments)
+    try:
+        engine = VLLMGenerator.from_pretrained(model, policy.end_ids(), **arguments)
+    except RuntimeError as error:
+        raise LanguageModelError(f"vLLM does not start: {error}") from error
     folder = name.folder or Path(tempfile.mkdtemp(prefix="zerosearch-"))
     return EngineSampler(policy, engine, folder)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from zs_env.lm.generator import Completion, FinishReason, SamplingParams, TokenGenerator
 from zs_env.lm.transcripts import TokenCompleter, TranscriptSession
@@ -19,7 +19,8 @@ from zs_env.lm.transcripts import TokenCompleter, TranscriptSession
 if TYPE_CHECKING:
     from agents.policies.causal_lm import CausalLMPolicy
 
-WEIGHTS_FOLDER = "weights"
+WEIGHTS_FOLDER: Final = "zerosearch-weights"
+"""In the folder that is given, which may hold more; it is removed and made again."""
 
 
 class Sampler(TokenGenerator, Protocol):

@@ -50,7 +50,7 @@ def test_dead_server_is_one_line(tmp_path, capsys):
     options = [*TINY, "--policy-engine", "vllm-server", "--policy-url", url, "--out", str(out)]
     assert main(["train", *options]) == 2
     said = capsys.readouterr().err
-    assert f"`policy_url` must be a vLLM server that answers: the vLLM server at {url}" in said
+    assert f"one that can be used, got 'vllm-server': the vLLM server at {url}" in said
     assert "4 tries" in said
     assert said.count("\n") == 1
     assert not out.exists()

@@ -137,7 +137,7 @@ def test_sampling_in_process_is_named_by_seeds(in_process):
 
 
 def test_training_in_process_leaves_nothing_behind(in_process):
-    assert (in_process["num_children"], in_process["folders_left"]) == (0, 0)
+    assert (in_process["num_children"], in_process["files_left"]) == (0, 0)
 
 
 def test_three_updates_with_a_server_keep_sampler_and_trainer_together(

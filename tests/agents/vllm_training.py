@@ -35,6 +35,12 @@ def random_states():
     return [str(random.getstate()), str(np.random.get_state()), str(torch.get_rng_state().tolist())]
 
 
+def temporary_files():
+    """Return what this package and vLLM put into the temporary folder."""
+    folder = Path(tempfile.gettempdir())
+    return {*folder.glob("zerosearch-*"), *folder.glob("vllm_dist_*")}
+
+
 class Record(Callback):
     """Audits every batch, before anything is learned from it, and keeps the metrics."""
 
@@ -67,7 +73,7 @@ def main(results_path):
     )
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(1)
-    before, folders = random_states(), set(Path(tempfile.gettempdir()).glob("zerosearch-*"))
+    before, files = random_states(), temporary_files()
     sampler = open_sampler(
         read_sampler_name(NAME), policy, model_folder("base"), folder=Path("unused")
     )
@@ -82,7 +88,7 @@ def main(results_path):
         "same_seed_same_ids": played[0] == played[1],
         "other_seed_other_ids": played[0] != played[2],
         "num_children": len(psutil.Process().children(recursive=True)),
-        "folders_left": len(set(Path(tempfile.gettempdir()).glob("zerosearch-*")) - folders),
+        "files_left": len(temporary_files() - files),
     }
     Path(results_path).write_text(json.dumps(results))
 

@@ -12,11 +12,11 @@ such a server controls it: it belongs on loopback, or into a network of one's ow
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from zs_env.lm.generator import Completion, LanguageModelError, SamplingParams
 from zs_env.lm.openai import OpenAIGenerator
@@ -26,6 +26,8 @@ from zs_env.remote.client import NO_PROBE, Call, RemoteClient
 from zs_env.remote.endpoints import check_base_urls
 from zs_env.remote.failures import RemoteError
 from zs_env.remote.limits import Limits
+
+T = TypeVar("T")
 
 API_KEY_VARIABLE: Final = "ZS_POLICY_API_KEY"
 """Not that of the simulator's server, which may be another company's."""
@@ -164,8 +166,9 @@ class VLLMServer:
 
     def close(self) -> None:
         """Close all connections; the servers go on."""
-        for connection in (self._generator, *self._controls):
-            connection.close()
+        self._generator.close()
+        for control in self._controls:
+            control.close()
 
     def _ask_states(self) -> list[ServerState]:
         with ThreadPoolExecutor(len(self._controls)) as pool:
@@ -198,7 +201,7 @@ class _Control:
     def close(self) -> None:
         self._client.close()
 
-    def _ask(self, call: Call[None, Any]) -> Any:
+    def _ask(self, call: Call[None, T]) -> T:
         try:
             return self._client.call_all([call])[0]
         except RemoteError as error:
@@ -218,7 +221,7 @@ def load_request(loader: str, folder: Path) -> dict[str, Any]:
     return {"method": loader, "kwargs": {name: str(folder)}}
 
 
-def _order(path: str, body: Mapping[str, Any], check: Any) -> Call[None, Any]:
+def _order(path: str, body: Mapping[str, Any], check: Callable[[Any], None]) -> Call[None, None]:
     return Call(path, lambda _: body, lambda _, reply: check(reply))
 
 

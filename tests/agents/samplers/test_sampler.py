@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 
 import zs_env  # noqa: F401 - registers the environments
 from agents.audit import audit
+from agents.distributed import Processes
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.samplers.names import SamplerName
 from agents.samplers.opening import engine_arguments, open_sampler
-from agents.samplers.sampler import EngineSampler
+from agents.samplers.sampler import WEIGHTS_FOLDER, EngineSampler
 from agents.trainer import Callback, Trainer
 from agents.trainer_config import TrainerConfig
 from zs_env.lm.generator import FinishReason, LanguageModelError, SamplingParams
@@ -121,6 +122,15 @@ def test_engine_keeps_its_weights_until_it_is_given_new_ones(policy, env, sample
     assert audit(policy, fresh, metadata=env.metadata, temperature=0.9).passed
 
 
+def test_first_of_several_processes_gives_the_engine_its_weights(policy, env, sampler, engine):
+    trainer = Trainer(policy, env, config=CONFIG, sampler=sampler)
+    trainer.processes = Processes()
+    for rank in (1, 0):
+        trainer.processes.rank = rank
+        trainer._sync()
+        assert len(engine.folders) == 1 - rank
+
+
 def test_text_is_what_the_policy_makes_of_the_ids(policy, env, sampler):
     trainer = Trainer(policy, env, config=CONFIG, sampler=sampler)
     for trajectory in trainer._play(1, {}).trajectories:
@@ -132,7 +142,7 @@ def test_text_is_what_the_policy_makes_of_the_ids(policy, env, sampler):
 
 def test_weights_are_gone_when_the_sampler_is_closed(policy, sampler, engine, tmp_path):
     sampler.sync()
-    assert (tmp_path / "sampler" / "weights" / "model.safetensors").exists()
+    assert (tmp_path / "sampler" / WEIGHTS_FOLDER / "model.safetensors").exists()
     sampler.close()
     assert engine.is_closed
     assert not (tmp_path / "sampler").exists()
