@@ -20,6 +20,7 @@ import torch
 from agents.algorithms.algorithm import Algorithm, CriticView, Targets, TokenView
 from agents.batch import Batch
 from agents.distributed import ALONE, Processes
+from agents.importance import Importance, truncated_importance
 from agents.learner_metrics import PassStatistics, Tally, batch_metrics
 from agents.policies.policy import Policy
 from agents.trainee import make_trainee
@@ -130,12 +131,15 @@ class Learner:
         self._set_rates(number, progress)
         tally, metrics = Tally(), {"useful_share": 0.0}
         if trajectories:
-            batch = self._prepare(Batch.from_trajectories(trajectories))
+            batch, importance = self._own_logprobs(Batch.from_trajectories(trajectories))
+            batch = self._prepare(batch)
             targets = self.algorithm.targets(batch)
             _note(targets.advantages, trajectories)
-            self._learn(batch, targets, number, tally)
+            weighed = targets if importance is None else importance.weigh(targets)
+            self._learn(batch, weighed, number, tally)
             self._trainee.publish(self.policy)
             metrics = batch_metrics(batch, targets)
+            metrics |= {} if importance is None else importance.metrics()
         rate = self.optimizer.param_groups[0]["lr"]
         metrics = tally.means() | metrics | {"learning_rate": rate}
         return {f"train/{name}": value for name, value in metrics.items()}
@@ -144,6 +148,17 @@ class Learner:
         share = self.config.rate_share(number, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = group["highest_lr"] * share
+
+    def _own_logprobs(self, batch: Batch) -> tuple[Batch, Importance | None]:
+        """Return the batch with the policy's log-probabilities, and weights of its tokens.
+
+        Without a correction the sampler's count as the policy's own.
+        """
+        if not self.config.importance_cap:
+            return batch, None
+        own = self._ask(batch, self._logprobs)
+        importance = truncated_importance(batch, own, self.config.importance_cap)
+        return replace(batch, logprobs=own), importance
 
     def _prepare(self, batch: Batch) -> Batch:
         """Return the batch with what the targets need, its rewards shaped."""
@@ -175,6 +190,11 @@ class Learner:
             if each.counts:
                 answers.append((each.rows, found))
         return answers
+
+    def _logprobs(self, rows: Batch) -> torch.Tensor:
+        logprobs = self._trainee(rows, self.config.temperature, critic=False).logprobs
+        assert isinstance(logprobs, torch.Tensor)
+        return logprobs
 
     def _values(self, rows: Batch) -> torch.Tensor:
         values = self._trainee(rows, self.config.temperature, policy=False).values

@@ -29,6 +29,7 @@ from agents.policies.policy import Policy
 from agents.recipe import describe, rebuild
 from agents.rollout import Rollout, collect, side_by_side
 from agents.rollout_metrics import rollout_metrics, time_metrics
+from agents.samplers.sampler import Sampler
 from agents.trainer_config import TrainerConfig
 from zs_env.random import derive
 from zs_env.search.curriculum import CurriculumSource, make_curriculum
@@ -163,6 +164,7 @@ class Trainer:
         curriculum: Where the curriculum stands; None leaves the environment's own.
         learner: The optimiser, and the frozen reference if there is one.
         processes: Those that train together.
+        sampler: What plays the episodes in the policy's place; None where the policy does.
         num_updates_done: Updates since the weights were new.
         last_update: What that number will be when `learn` is done.
     """
@@ -176,6 +178,7 @@ class Trainer:
         config: TrainerConfig | None = None,
         curriculum: CurriculumSource | None = None,
         processes: Processes = ALONE,
+        sampler: Sampler | None = None,
     ) -> None:
         """Set up the learner.
 
@@ -190,13 +193,15 @@ class Trainer:
                 environment reports none. None leaves the environment's own.
             processes: Those that train together, as `agents.distributed.join` returns them. All
                 make a trainer that differs in `env.num_envs` at most, and call the same methods.
+            sampler: What plays the episodes in the policy's place, with the weights that it is
+                given before each update; whoever made it closes it. None lets the policy play.
         """
         self.policy, self.env = policy, env
         self.algorithm = GRPO() if algorithm is None else algorithm
         self.config = config or TrainerConfig()
         self.curriculum = None if curriculum is None else make_curriculum(curriculum)
         self.num_updates_done = self.last_update = self._first_update = 0
-        self.processes = processes
+        self.processes, self.sampler = processes, sampler
         self._first_slot = sum(processes.together(lambda: env.num_envs)[: processes.rank])
         self.learner = Learner(policy, self.algorithm, self.config, processes)
 
@@ -289,6 +294,7 @@ class Trainer:
         hooks = callback or Callback()
         self.processes.together(partial(hooks.on_rollout_start, self))
         start = time.perf_counter()
+        syncing = self._sync()
         options = {} if self.curriculum is None else {"noise": self.curriculum(progress)}
         collected = collect_kept(
             lambda seed: self._play(seed, options),
@@ -301,16 +307,25 @@ class Trainer:
         metrics = rollout_metrics(rollout.trajectories) | collected.metrics()
         metrics |= self.learner.update(collected.kept, self.num_updates_done, progress)
         metrics |= {f"rollout/{name}": value for name, value in options.items()}
-        metrics |= time_metrics(rollout, collecting, time.perf_counter() - start)
+        metrics |= time_metrics(rollout, collecting, time.perf_counter() - start) | syncing
         self._teach_curriculum(rollout)
         self.num_updates_done += 1
         return rollout, metrics
+
+    def _sync(self) -> Metrics:
+        """Give the sampler the weights of this moment; return what to log of that."""
+        if self.sampler is None:
+            return {}
+        start = time.perf_counter()
+        # It has them for all processes.
+        self.processes.together(self.sampler.sync if self.processes.is_first else lambda: None)
+        return {"time/sync_s": time.perf_counter() - start}
 
     def _play(self, seed: int, options: dict[str, float]) -> Rollout:
         """Play one episode in every slot of all processes."""
         play = partial(
             collect,
-            self.policy,
+            self.sampler or self.policy,
             self.env,
             seed=seed,
             options=options,
@@ -419,6 +434,7 @@ class Trainer:
         curriculum: CurriculumSource | None = None,
         device: str | torch.device = "cpu",
         processes: Processes = ALONE,
+        sampler: Sampler | None = None,
     ) -> Trainer:
         """Return the trainer that `save` wrote; `learn()` does what was left to do.
 
@@ -432,6 +448,7 @@ class Trainer:
             curriculum: The same.
             device: Where a policy that is not given goes.
             processes: Those that train together, if it goes on in several.
+            sampler: What plays the episodes in the policy's place, of the policy that is given.
 
         Raises:
             CheckpointError: If the folder is damaged or is none that `save` wrote.
@@ -449,6 +466,7 @@ class Trainer:
             config=rebuild("config", recipe["config"]),
             curriculum=curriculum or rebuild("curriculum", recipe["curriculum"]),
             processes=processes,
+            sampler=sampler,
         )
         trainer.restore(checkpoint)
         if trainer.learner.reference is not None:

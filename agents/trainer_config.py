@@ -24,6 +24,9 @@ class TrainerConfig:
         max_grad_norm: Gradients of the policy, and those of the critic, are scaled down to it.
         target_kl: Divergence from the sampler beyond which an update takes no further gradient
             step, or None to take them all.
+        importance_cap: Bound of the weights, at least 1, by which tokens count that another
+            engine has sampled (see `agents.importance`); 0 takes the sampler's log-probabilities
+            for the policy's own.
         num_minibatches: Gradient steps a pass over a batch; groups are never split.
         max_tokens_per_pass: Padded tokens of one forward and backward pass; bounds memory only.
         max_new_tokens: Tokens of an action at most.
@@ -38,6 +41,7 @@ class TrainerConfig:
     num_warmup_updates: int = 0
     max_grad_norm: float = 1.0
     target_kl: float | None = None
+    importance_cap: float = 0.0
     num_minibatches: int = 2
     max_tokens_per_pass: int = 2048
     max_new_tokens: int = 48
@@ -52,6 +56,10 @@ class TrainerConfig:
             raise ValueError(f"`target_kl` must be greater than 0, got {self.target_kl!r}")
         if not 0 <= self.last_rate_share <= 1:
             raise ValueError(f"`last_rate_share` must be in [0, 1], got {self.last_rate_share!r}")
+        if self.importance_cap != 0 and not self.importance_cap >= 1:
+            raise ValueError(
+                f"`importance_cap` must be 0 or at least 1, got {self.importance_cap!r}"
+            )
         if self.num_warmup_updates < 0:
             raise ValueError(
                 f"`num_warmup_updates` must be at least 0, got {self.num_warmup_updates!r}"

@@ -78,6 +78,23 @@ PolicyName = Annotated[
         "language model on the Hugging Face hub.",
     ),
 ]
+PolicyEngineName = Annotated[
+    str,
+    arg(
+        metavar="ENGINE",
+        help="What plays the policy's episodes, with its weights of that moment: transformers "
+        "(its own model), vllm (in this process) or vllm-server (at --policy-url). Options may "
+        "follow, such as vllm?gpu_memory_utilization=0.4; docs/scale.md tells of them.",
+    ),
+]
+PolicyURL = Annotated[
+    str,
+    arg(
+        metavar="URL",
+        help="Of vllm-server: the base URL of a vLLM server with the policy's model, such as "
+        "http://HOST:PORT/v1, or several with commas between; its key in ZS_POLICY_API_KEY.",
+    ),
+]
 Split = Annotated[
     str, arg(metavar="SPLIT", help="Where questions come from: train, validation or test.")
 ]

@@ -17,7 +17,9 @@ from agents.cli.options import (
     CacheFile,
     CacheModeName,
     EngineName,
+    PolicyEngineName,
     PolicyName,
+    PolicyURL,
     Questions,
     SimulatorModelName,
     Split,
@@ -72,6 +74,8 @@ class Train:
         num_warmup_updates: Updates over which the learning rates rise.
         target_kl: Divergence from the sampler beyond which an update takes no further gradient
             step. Left out, it takes them all.
+        importance_cap: Bound of the weights, at least 1, by which tokens count that another
+            engine has sampled; 0 for no weights. Left out, it is 2 with vLLM and 0 without.
         kl_coef: Weight of the KL penalty towards the start policy; 0 needs no reference. Left
             out, it is the algorithm's own, and so is `clip_range`.
         clip_range: Distance from 1 beyond which a probability ratio earns nothing more.
@@ -157,6 +161,9 @@ class Train:
     max_tokens_per_pass: int = 2048
     max_new_tokens: int = 48
     temperature: float = 1.0
+    policy_engine: PolicyEngineName = "transformers"
+    policy_url: PolicyURL = ""
+    importance_cap: float | None = None
     device: Annotated[
         str, arg(metavar="DEVICE", help="Where the policy is trained: cpu, cuda, cuda:1, …")
     ] = "cpu"

@@ -12,6 +12,7 @@ from agents.cli.checks import check_folder
 CONFIG_FILE: Final = "config.json"
 METRICS_FILE: Final = "metrics.jsonl"
 FAILED_FOLDER: Final = "failed"
+SAMPLER_FOLDER: Final = "sampler"
 
 
 def is_run(out: Path) -> bool:

@@ -16,7 +16,8 @@ from agents.cli.train_folder import CONFIG_FILE, is_run
 from agents.cli.train_setup import Setup
 
 HARMLESS: Final = frozenset(
-    "resume policy cache cache_mode log_formats keep_checkpoints checkpoint_every".split()
+    "resume policy policy_url cache cache_mode log_formats keep_checkpoints "
+    "checkpoint_every".split()
 )
 """Options that may change when a run is resumed: they decide no number of it.
 

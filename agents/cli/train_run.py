@@ -50,7 +50,11 @@ def execute(config: Train, setup: Setup, console: Console, threads: int) -> bool
             if setup.resumed_from is None:
                 start_folder(out)
             write_json(out / CONFIG_FILE, describe(config, setup, threads))
-        learn(config, setup, console, stop)
+        try:
+            learn(config, setup, console, stop)
+        finally:
+            if trainer.sampler is not None:
+                trainer.sampler.close()
     trainer.env.close()
     if trainer.num_updates_done == config.steps and stop.received is None:
         return True
@@ -71,6 +75,7 @@ def learn(config: Train, setup: Setup, console: Console, stop: Callback) -> None
     from agents.distributed import PeerError
     from agents.learner import NonFiniteLossError
     from agents.metrics import Logger
+    from zs_env.lm.generator import LanguageModelError
 
     trainer = setup.trainer
     with ExitStack() as stack:
@@ -84,7 +89,7 @@ def learn(config: Train, setup: Setup, console: Console, stop: Callback) -> None
             trainer.learn(None if trainer.num_updates_done else config.steps, callbacks)
         except NonFiniteLossError as error:
             raise CommandError(save_failed(config.out_dir, trainer, error)) from error
-        except (AuditError, PeerError) as error:
+        except (AuditError, PeerError, LanguageModelError) as error:
             raise CommandError(str(error)) from error
         except torch_out_of_memory() as error:
             raise CommandError(out_of_memory(config, error)) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -18,14 +18,16 @@ from agents.cli.options import (
 )
 from agents.cli.provenance import weights_checksum
 from agents.cli.train import Train
-from agents.cli.train_folder import check_out
+from agents.cli.train_folder import SAMPLER_FOLDER, check_out
 from agents.policies.model_options import ModelOptions
+from agents.samplers.names import importance_cap, read_sampler_name
 
 if TYPE_CHECKING:
     from agents.algorithms.algorithm import Algorithm
     from agents.checkpoint import Checkpoint
     from agents.distributed import Processes
     from agents.policies.causal_lm import CausalLMPolicy
+    from agents.samplers.sampler import Sampler
     from agents.trainer import Trainer
     from zs_env.search.engine import SearchEngine
     from zs_env.task.questions import Question
@@ -74,7 +76,9 @@ def prepare(config: Train, processes: Processes | None = None) -> Setup:
     check_device(processes.device(config.device))
     algorithm = chosen_algorithm(config)
     curriculum = ExponentialCurriculum(config.noise_start, config.noise_end, config.noise_base)
-    settings, options = (taken(kind, config) for kind in (TrainerConfig, ModelOptions))
+    settings, options = (
+        taken(kind, with_importance_cap(config)) for kind in (TrainerConfig, ModelOptions)
+    )
     questions = _eval_questions(config)
     engine = load_cached_engine(config.engine, config.cache, config.cache_mode)
     env = make_env(config, engine, len(processes.share(config.num_questions, "num_questions")))
@@ -82,7 +86,13 @@ def prepare(config: Train, processes: Processes | None = None) -> Setup:
         check_memory(config)
     policy = load_start_policy(config, options, processes.device(config.device))
     trainer = Trainer(
-        policy, env, algorithm, config=settings, curriculum=curriculum, processes=processes
+        policy,
+        env,
+        algorithm,
+        config=settings,
+        curriculum=curriculum,
+        processes=processes,
+        sampler=load_sampler(config, policy, processes),
     )
     checksum = weights_checksum(find_policy(config.policy))
     return Setup(policy, engine, trainer, questions, checksum)
@@ -121,6 +131,39 @@ def load_start_policy(config: Train, options: ModelOptions, device: str) -> Caus
         return CausalLMPolicy.load(config.policy, device, options)
     except torch_out_of_memory() as error:
         raise ValueError(out_of_memory(config, error)) from error
+
+
+def load_sampler(config: Train, policy: CausalLMPolicy, processes: Processes) -> Sampler | None:
+    """Return what plays episodes in the policy's place; None where the policy does so itself.
+
+    Raises:
+        ValueError: If an option does not suit, or the engine cannot be used.
+        ImportError: If vLLM is named and not installed.
+    """
+    from agents.policies.folders import find_policy
+    from agents.samplers.opening import open_sampler
+    from zs_env.lm.generator import LanguageModelError
+
+    try:
+        return open_sampler(
+            read_sampler_name(config.policy_engine, config.policy_url),
+            policy,
+            find_policy(config.policy),
+            url=config.policy_url,
+            folder=config.out_dir / SAMPLER_FOLDER,
+            temperature=config.temperature,
+            num_processes=processes.size,
+        )
+    except LanguageModelError as error:
+        raise ValueError(
+            f"`policy_engine` must be one that can be used, got {config.policy_engine!r}: {error}"
+        ) from error
+
+
+def with_importance_cap(config: Train) -> Train:
+    """Return the options with the bound of importance weights that the engine calls for."""
+    kind = read_sampler_name(config.policy_engine, config.policy_url).kind
+    return replace(config, importance_cap=importance_cap(kind, config.importance_cap))
 
 
 def taken(kind: Any, config: Train) -> Any:
@@ -199,6 +242,7 @@ def _check(config: Train) -> None:
         eval_questions=config.eval_questions,
         seed=config.seed,
     )
+    read_sampler_name(config.policy_engine, config.policy_url)
     log_formats(config)
     check_out(config.out_dir)
 

@@ -167,6 +167,11 @@ class CausalLMPolicy:
             self.model.save_pretrained(folder)
         self._save_tokenizer(folder)
 
+    def save_whole(self, folder: Path) -> None:
+        """Write all weights that sampling needs in Hugging Face format, and no tokenizer."""
+        with no_progress_bars():
+            self.model.save_pretrained(folder)
+
     def _save_tokenizer(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
         if self.chat != bool(self.tokenizer.chat_template):

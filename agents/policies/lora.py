@@ -83,6 +83,37 @@ class LoraPolicy(CausalLMPolicy):
         self.adapter.save_pretrained(str(folder), save_embedding_layers=False)
         self._save_tokenizer(folder)
 
+    def save_whole(self, folder: Path) -> None:
+        """Write the model with the adapter added to it; the policy's own weights stay apart."""
+        with no_progress_bars():
+            self.model.save_pretrained(folder, state_dict=merged_weights(self.model))
+
+
+@torch.no_grad()
+def merged_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return the weights that a model would have with its adapter added to them.
+
+    Args:
+        model: A model whose layers have an adapter each, or none.
+
+    Returns:
+        Tensors by the names that they have in the model without an adapter. What is added up is
+        in the adapter's type, and on the CPU.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    adapted: dict[str, Any] = {
+        name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
+    }
+    merged = {}
+    for name, tensor in model.state_dict().items():
+        owner, _, rest = name.partition(".base_layer.")
+        if rest == "weight":
+            tensor = (tensor + adapted[owner].get_delta_weight("default")).cpu()
+        if ".lora_" not in name:
+            merged[f"{owner}.{rest}" if rest else name] = tensor
+    return merged
+
 
 class LoraReference(CausalLMPolicy):
     """The model below the adapter of a policy."""

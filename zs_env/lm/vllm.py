@@ -3,7 +3,8 @@
 vLLM is a guest that rearranges the house: building an engine reseeds the global generators of
 random numbers, and its CPU build also binds threads and turns `torch.set_num_threads` into a
 no-op. The generators are put back here; a program that trains on the same CPU is better served by
-a server (`openai.py`). After a change of the weights the prefix cache has to be reset.
+a server (`openai.py`). After a change of the weights the prefix cache has to be reset, which
+`load_weights` does.
 
 On a CPU set, before vLLM is imported, `VLLM_ENABLE_V1_MULTIPROCESSING=0` (it then starts in
 seconds) and, without a C++ compiler, `TORCH_COMPILE_DISABLE=1`.
@@ -12,7 +13,7 @@ seconds) and, without a C++ compiler, `TORCH_COMPILE_DISABLE=1`.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,16 @@ import numpy as np
 import torch
 
 from zs_env.lm.chat import prompt_text
-from zs_env.lm.generator import Chat, Completion, FinishReason, SamplingParams
+from zs_env.lm.generator import (
+    Chat,
+    Completion,
+    FinishReason,
+    LanguageModelError,
+    SamplingParams,
+)
 from zs_env.lm.identity import model_digest
 from zs_env.lm.transcripts import TranscriptSession
+from zs_env.lm.vllm_worker import EXTENSION
 
 
 class VLLMGenerator:
@@ -33,21 +41,26 @@ class VLLMGenerator:
     one than `TransformersLM` gives: vLLM draws from generators of its own.
     """
 
-    def __init__(self, llm: Any) -> None:
+    def __init__(self, llm: Any, end_ids: Collection[int] | None = None) -> None:
         """Wrap an engine.
 
         Args:
             llm: A `vllm.LLM` built with `logprobs_mode="processed_logprobs"`, so that
                 log-probabilities are those of the distribution that was sampled from.
+            end_ids: The ids that end a text; None means those that the model's files name.
         """
         self._llm, self._tokenizer = llm, llm.get_tokenizer()
+        self._ends = {} if end_ids is None else end_fields(end_ids)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, **engine_arguments: Any) -> VLLMGenerator:
+    def from_pretrained(
+        cls, path: str | Path, end_ids: Collection[int] | None = None, **engine_arguments: Any
+    ) -> VLLMGenerator:
         """Load a model folder or hub id: on a CPU in float32, on a GPU in the model's own dtype.
 
         Args:
             path: The model.
+            end_ids: The ids that end a text; None means those that the model's files name.
             **engine_arguments: Of `vllm.LLM`, like `max_model_len` and `gpu_memory_utilization`.
 
         Raises:
@@ -56,12 +69,17 @@ class VLLMGenerator:
         vllm = _import_vllm()
         from vllm.platforms import current_platform
 
-        arguments = {"seed": 0, "logprobs_mode": "processed_logprobs", "disable_log_stats": True}
+        arguments = {
+            "seed": 0,
+            "logprobs_mode": "processed_logprobs",
+            "disable_log_stats": True,
+            "worker_extension_cls": EXTENSION,
+        }
         if current_platform.is_cpu():
             # Blocks of 128 tokens, the default there, would leave short prompts out of the cache.
             arguments |= {"dtype": "float32", "enforce_eager": True, "block_size": 32}
         with _kept_random_states():
-            return cls(vllm.LLM(model=str(path), **(arguments | engine_arguments)))
+            return cls(vllm.LLM(model=str(path), **(arguments | engine_arguments)), end_ids)
 
     @property
     def max_context(self) -> int:
@@ -119,6 +137,26 @@ class VLLMGenerator:
         full = Completion([], [], "", FinishReason.LENGTH)
         return [next(found) if fit else full for fit in fits]
 
+    def load_weights(self, folder: Path) -> None:
+        """Take over the weights in a folder, of the same model, and forget all cached prefixes.
+
+        Args:
+            folder: In Hugging Face format; it is not needed any more afterwards.
+
+        Raises:
+            LanguageModelError: If contexts of the old weights cannot be forgotten.
+            FileNotFoundError: If there is no such folder.
+        """
+        with _kept_random_states():
+            self._llm.collective_rpc("load_policy_weights", args=(str(folder),))
+            forgotten = self._llm.reset_prefix_cache()
+        if not forgotten:
+            raise LanguageModelError("vLLM did not reset its prefix cache, which is in use")
+
+    def close(self) -> None:
+        """End the engine, and the processes that it started; it cannot be used any more."""
+        self._llm.llm_engine.engine_core.shutdown()
+
     def _generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -138,6 +176,7 @@ class VLLMGenerator:
                 stop=list(params.stop),
                 include_stop_str_in_output=True,
                 logprobs=logprobs,
+                **self._ends,
             )
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
@@ -155,6 +194,22 @@ class VLLMGenerator:
         # Decoded here, so that the text is what every other back end in process makes of the ids.
         visible = ids[:-1] if reason is FinishReason.EOS else ids
         return str(self._tokenizer.decode(list(visible)))
+
+
+def end_fields(end_ids: Collection[int]) -> dict[str, Any]:
+    """Return what tells vLLM that these ids end a text, and no others.
+
+    Special tokens count as text, so that stop strings are looked for in what the ids decode to.
+
+    Example:
+        >>> end_fields({2, 0})
+        {'stop_token_ids': [0, 2], 'ignore_eos': True, 'skip_special_tokens': False}
+    """
+    return {
+        "stop_token_ids": sorted(end_ids),
+        "ignore_eos": True,
+        "skip_special_tokens": False,
+    }
 
 
 def _chosen(logprobs: Mapping[int, Any], token: int) -> float:

@@ -7,6 +7,7 @@ import torch
 from gymnasium import make_vec
 from peft import AutoPeftModelForCausalLM
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM
 
 import zs_env  # noqa: F401 - registers the environments
 from agents.algorithms.grpo import GRPO
@@ -251,3 +252,29 @@ def test_an_adapter_of_a_shipped_policy_learns_on_miniwiki():
     found = []
     Trainer(policy, env, GRPO()).learn(1, lambda trainer, _, metrics: found.append(metrics))
     assert found[0]["train/logprob_gap"] < 1e-3
+
+
+def test_whole_weights_are_those_of_the_model_with_its_adapter(policy, tmp_path):
+    disturb(policy)
+    before = {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
+    policy.save_whole(tmp_path / "whole")
+    whole = CausalLMPolicy(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "whole"), policy.tokenizer
+    )
+    assert not isinstance(whole, LoraPolicy)
+    with torch.no_grad():
+        expected, found = policy.score(BATCH).logprobs, whole.score(BATCH).logprobs
+        plain = policy.frozen_copy().score(BATCH).logprobs
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (plain - expected).abs().max() > 0.01
+    after = policy.model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_whole_weights_have_the_names_of_the_model_below(folder, policy, tmp_path):
+    policy.save_whole(tmp_path / "whole")
+    names = []
+    for place in (folder, tmp_path / "whole"):
+        with safe_open(place / "model.safetensors", "pt") as file:
+            names.append(sorted(file.keys()))
+    assert names[0] == names[1]

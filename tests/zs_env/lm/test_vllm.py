@@ -1,26 +1,21 @@
 """Both vLLM back ends with the shipped simulator, held against the one of transformers.
 
 `make test-vllm` runs these: vLLM lives in an environment of its own, whose interpreter
-`ZS_VLLM_PYTHON` names. The server is started by the module that `vllm serve` starts, because the
-repackaged CPU build has no working command of that name.
+`ZS_VLLM_PYTHON` names.
 """
 
 import json
 import os
 import shutil
-import socket
 import subprocess
 import threading
 import time
-import urllib.error
-import urllib.request
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
+from tests.vllm_servers import ENVIRONMENT, end, interpreter, serving, start_server
 from zs_env.lm.generator import (
     Chat,
     FinishReason,
@@ -39,13 +34,11 @@ from zs_env.task.question_sets import QuestionSet
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).parents[3]
 NUM_REQUESTS = 64
 MAX_NEW_TOKENS = 96
 EQUAL_SHARE = 0.95
 SEEDS = [derive(0, i) for i in range(NUM_REQUESTS)]
 TURNS = ["Question: who founded it?\n", "Doc 1: it was founded by"]
-START_SECONDS = 180
 STOPPED = SamplingParams(24, 0.7, (":",))
 # It asks as the model was tuned to be asked, and begins the reply with the system message.
 CHAT_TEMPLATE = (
@@ -53,25 +46,17 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}Doc 1:{% endif %}"
     "{% for m in messages if m.role == 'system' %} {{ m.content or 'Nobody' }}{% endfor %}"
 )
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_HOST_IP": "127.0.0.1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "TORCH_COMPILE_DISABLE": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-    "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": str(ROOT),
+SERVED = {
+    "model": str(model_folder("simulator")),
+    "chat-template": CHAT_TEMPLATE,
+    "served-model-name": "simulator",
 }
 
 
 @pytest.fixture(scope="module")
 def python():
     """Return the interpreter that has vLLM."""
-    name = os.environ.get("ZS_VLLM_PYTHON")
-    if not name:
-        pytest.skip("ZS_VLLM_PYTHON names no interpreter with vLLM: make test-vllm")
-    return str(ROOT / name) if "/" in name else name
+    return interpreter()
 
 
 @pytest.fixture(scope="module")
@@ -124,79 +109,9 @@ def in_process(python, prompts, chat_model, tmp_path_factory):
     return json.loads((folder / "results.json").read_text())
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def start_server(python, port, log):
-    """Start `vllm serve` on loopback."""
-    options = {
-        "model": str(model_folder("simulator")),
-        "chat-template": CHAT_TEMPLATE,
-        "served-model-name": "simulator",
-        "host": "127.0.0.1",
-        "port": str(port),
-        "dtype": "float32",
-        "max-num-seqs": "64",
-        "block-size": "32",
-        "kv-cache-memory-bytes": str(64 << 20),
-        "seed": "0",
-        "logprobs-mode": "processed_logprobs",
-        "shutdown-timeout": "20",
-    }
-    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
-    command += [part for name, value in options.items() for part in (f"--{name}", value)]
-    return subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdout=log, stderr=log)
-
-
-def wait_until_healthy(process, port, log):
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        assert process.poll() is None, Path(log.name).read_text()[-4000:]
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise TimeoutError(Path(log.name).read_text()[-4000:])
-
-
-def end(process, *, kindly=True):
-    """End a server and the processes that it started, and nothing else."""
-    children = []
-    if process.poll() is None:
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.terminate() if kindly else process.kill()
-    try:
-        process.wait(40)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(10)
-    for child in children:
-        # Python's own tracker ends by itself, once it has unlinked what the others left.
-        with suppress(psutil.NoSuchProcess):
-            if "resource_tracker" not in " ".join(child.cmdline()):
-                child.kill()
-
-
-@contextmanager
-def serving(python, folder):
-    """Yield (process, port) of a server that has started."""
-    port = free_port()
-    with (folder / "server.log").open("w") as log:
-        process = start_server(python, port, log)
-        try:
-            wait_until_healthy(process, port, log)
-            yield process, port
-        finally:
-            end(process)
-
-
 @pytest.fixture(scope="module")
 def port(python, tmp_path_factory):
-    with serving(python, tmp_path_factory.mktemp("server")) as (_, port):
+    with serving(python, tmp_path_factory.mktemp("server"), SERVED) as (_, port):
         yield port
 
 
@@ -366,7 +281,7 @@ def test_engine_named_by_its_url_searches_on_the_server(port, requests):
     engine = make_engine(f"simulator:http://127.0.0.1:{port}/v1#simulator")
     found = engine.search(requests)
     assert sum(len(documents) == 3 for documents in found) > NUM_REQUESTS // 2
-    with pytest.raises(SearchEngineError, match=r"the simulator failed: .*HTTP 400"):
+    with pytest.raises(SearchEngineError, match=r"the simulator cannot be asked: .*HTTP 400"):
         engine.search([SearchRequest("who", question="who " * 4000)])
 
 
@@ -374,7 +289,7 @@ def test_server_killed_in_mid_batch_and_started_again_loses_nothing(
     python, tmp_path, prompts, greedy
 ):
     limits = Limits(max_concurrency=8, deadline=300, longest_delay=2.0, max_tries=1000)
-    with serving(python, tmp_path) as (process, port):
+    with serving(python, tmp_path, SERVED) as (process, port):
         generator = OpenAIGenerator(f"http://127.0.0.1:{port}/v1", limits=limits)
         params, found = SamplingParams(MAX_NEW_TOKENS, 0.0), []
         batch = prompts * 4
@@ -386,7 +301,7 @@ def test_server_killed_in_mid_batch_and_started_again_loses_nothing(
         assert asking.is_alive()
         end(process, kindly=False)
         with (tmp_path / "again.log").open("w") as log:
-            again = start_server(python, port, log)
+            again = start_server(python, port, log, SERVED)
             try:
                 asking.join(250)
             finally:
