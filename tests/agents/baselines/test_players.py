@@ -121,7 +121,7 @@ def test_random_agent_plays_the_same_whatever_is_beside_it():
 
 
 def choose(views, keys, deterministic):
-    return [derive(sum(view.observe(6) > 0.5), view.turn) % 13 for view in views]
+    return [derive(int(sum(view.observe(6) > 0.5)), view.turn) % 13 for view in views]
 
 
 def test_macro_agent_sees_and_writes_what_the_macro_environment_does():

@@ -177,12 +177,11 @@ def test_forced_answer_finds_what_was_meant(reply, answer):
     assert parse(forced_answer(reply)).content == answer
 
 
+PIECES = (
+    "<think> </think> <search> </search> <answer> </answer> <information> Ada finish[ ]".split()
+)
 TEXTS = st.lists(
-    st.sampled_from(
-        ["<think>", "</think>", "<search>", "</search>", "<answer>", "</answer>", "Ada", "\n"]
-        + ["<information>", "Action: search[", "finish[", "]", " ", "<"]
-    )
-    | st.text(max_size=5)
+    st.sampled_from([*PIECES, "\n", " ", "<", "Action: search["]) | st.text(max_size=5)
 ).map("".join)
 
 
