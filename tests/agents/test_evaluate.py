@@ -256,8 +256,8 @@ def test_tokens_of_a_policy_are_told(make_policy):
     told = []
     agent = PolicyAgent(make_policy(), STOPS, max_new_tokens=8)
     play(agent, QUESTIONS[:2], on_turn=lambda index, turn: told.append(turn.num_tokens))
-    assert told
-    assert all(1 <= number <= 8 for number in told)
+    assert told[0] > 0
+    assert all(0 <= number <= 8 for number in told)  # 0 where the context is full
 
 
 def test_questions_of_ones_own_are_asked():

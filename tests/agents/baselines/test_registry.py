@@ -1,11 +1,15 @@
 """Agents by name, and what is said where there is none of that name."""
 
 import importlib
+import re
 import sys
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from agents.baselines import registry
 from agents.baselines.function import FunctionAgent
 from agents.baselines.prompted import PromptedAgent
 from agents.baselines.registry import (
@@ -17,6 +21,7 @@ from agents.baselines.registry import (
     policy_of,
 )
 from agents.baselines.rules import PlayRules
+from agents.bench.config import BenchConfig
 from agents.policies.keyed import KeyedPolicyAgent
 from agents.policies.text_agent import TextAgent
 from zs_env.models import model_folder
@@ -49,6 +54,8 @@ number = 3
 def own(tmp_path, monkeypatch):
     """Return the name of a module that was just written into the current folder."""
     (tmp_path / "own_agents.py").write_text(OWN)
+    registry._import.cache_clear()
+    registry._make_own.cache_clear()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "own_agents"
@@ -92,8 +99,10 @@ def test_objects_of_ones_own_play_by_import_path(own, attribute):
     assert act(make_agent(f"{own}:{attribute}", RULES)) == ["<answer>mine</answer>"]
 
 
-def test_class_that_wants_the_rules_gets_them(own):
-    assert make_agent(f"{own}:Told", RULES).rules is RULES
+def test_class_that_wants_the_rules_gets_them_without_the_answers(own):
+    agent = make_agent(f"{own}:Told", RULES)
+    assert agent.rules == replace(RULES, questions=())
+    assert make_agent(f"{own}:Told", RULES) is agent  # it may take long to make
 
 
 def test_function_is_an_agent(own):
@@ -150,3 +159,22 @@ def test_wrong_names_are_told(name, error, message):
 def test_policy_is_loaded_once_for_several_agents():
     one, other = (make_agent(name, RULES) for name in ("direct", "rag"))
     assert one._policy is other._policy
+
+
+PAGE = (Path(__file__).parents[3] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+
+
+def test_page_names_every_agent_and_every_key():
+    for name in (*PLAYERS, *BASELINES, *(field.name for field in fields(BenchConfig))):
+        assert f"`{name}`" in PAGE, name
+
+
+def test_function_of_the_page_plays():
+    [snippet] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    names = {}
+    exec(snippet, names)
+    agent = as_agent(names["play"], "play", RULES)
+    actions, state = agent.predict(["Question: Where?\n"], None, np.array([True]))
+    assert actions == ["<search>capital of France</search>"]
+    shown = ["<information>Doc 1: Paris.</information>\n"]
+    assert agent.predict(shown, state, np.array([False]))[0] == ["<answer>Paris</answer>"]

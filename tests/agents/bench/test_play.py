@@ -56,6 +56,7 @@ def picky(tmp_path, monkeypatch):
     from agents.baselines import registry
 
     registry._import.cache_clear()
+    registry._make_own.cache_clear()
     return picky_agents
 
 
