@@ -20,6 +20,7 @@ from agents.cli.main import main
 from zs_env.lm.generator import Chat, SamplingParams
 from zs_env.lm.transformers import TransformersLM
 from zs_env.models import model_folder
+from zs_env.task.questions import Question
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("ZS_DATA", "no-such-folder"))
@@ -101,7 +102,6 @@ def test_processes_play_what_one_does(in_tmp):
     Path("out").rename("alone")
     assert bench("--workers", "2", "--chunk-size", "3") == 0
     assert timeless(episodes()) == alone
-    Path("out").rename("together")
 
 
 def test_run_that_is_done_plays_nothing_and_grows_with_its_file(in_tmp, capsys):
@@ -210,6 +210,31 @@ def test_small_version_of_the_miniwiki_example(in_tmp):
     assert [name for name, value in tokens.items() if value is None] == [
         *("random", "scripted", "oracle"),
     ]
+
+
+SETS = ("nq", "triviaqa", "popqa", "hotpotqa", "2wiki", "musique", "bamboogle")
+
+
+def test_the_papers_seven_sets_are_asked_whole(in_tmp, monkeypatch):
+    """500 questions of each, whose ids are the same everywhere; nothing is dropped at the end."""
+
+    def read(public, split):
+        assert split == "test"
+        num = 125 if public.name == "bamboogle" else 700
+        told = (
+            (str(i), f"What is {public.name} {i}?", (f"{public.name} {i}",)) for i in range(num)
+        )
+        return tuple(Question(*each, data_source=public.name) for each in told)
+
+    monkeypatch.setattr("zs_env.readers.read_public_set", read)
+    paper = yaml.safe_load((ROOT / "examples" / "benchmarks" / "paper.yaml").read_text())
+    paper |= {"agents": ["oracle"], "engines": ["empty"]}
+    assert bench("--workers", "1", "--chunk-size", "333", **paper) == 0
+    [found] = results()["conditions"]
+    expected = dict.fromkeys(SETS, 500) | {"bamboogle": 125}
+    assert {name: part["num_episodes"] for name, part in found["by_source"].items()} == expected
+    assert found["metrics"]["exact_match"]["mean"] == 1
+    assert found["num_episodes"] == len({key_of(row) for row in episodes()}) == 3125
 
 
 class Replier:
