@@ -46,7 +46,8 @@ def read_question(text: str) -> Reading | None:
             if found := _pattern(wording).fullmatch(text):
                 one, two = (Search(found[part], (name,)) for part in "ab")
                 return Reading((one, two), smaller=True)
-    chain = next(_chains(text, _questions()), None)
+    # Where a text can be read in several ways, the one that explains most of its words is meant.
+    chain = min(_chains(text, _questions()), key=lambda search: len(search.entity), default=None)
     return None if chain is None else Reading((chain,))
 
 

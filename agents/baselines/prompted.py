@@ -24,7 +24,7 @@ from zs_env.task.actions import STOPS, ActionKind, parse
 
 _TAG: Final = re.compile(r"</?\s*\w+\s*>")
 _THOUGHT: Final = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
-_LABEL: Final = re.compile(r"^\W*(?:(?:so )?(?:the )?(?:final )?answer(?: is)?)\s*:?\s*", re.I)
+_LABEL: Final = re.compile(r"^\W*(?:so )?(?:the )?(?:final )?answer(?: is)?[\s:*]*", re.IGNORECASE)
 
 
 @dataclass(slots=True)

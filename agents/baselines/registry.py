@@ -129,10 +129,8 @@ def make_agent(name: str, rules: PlayRules) -> Agent:
 
         _check_options("sb3", place)
         return SB3Agent.load(place.name, place.options.get("algorithm", "PPO"), rules)
-    if point := _entry_points().get(name):
-        return as_agent(point.load(), name, rules)
-    if _is_import_path(name):
-        return as_agent(_import(name), name, rules)
+    if name in _entry_points() or _is_import_path(name):
+        return _make_own(name, replace(rules, questions=()))  # only the oracle knows answers
     return _make_policy(name, rules)
 
 
@@ -212,14 +210,20 @@ def _make_baseline(scheme: str, place: Place, rules: PlayRules) -> Agent:
     baseline = BASELINES[scheme]
     _, rules = _model_settings(scheme, place, rules)
     if place.urls:
-        return PromptedAgent(OpenAIGenerator(place.urls, place.model), baseline.method(), rules)
+        generator = _connect(place.urls, place.model, chat=False)
+        return PromptedAgent(generator, baseline.method(), rules)
     return baseline.agent(_load_policy(find_policy(place.name)), baseline.program(), rules)
 
 
 def _make_openai(place: Place, rules: PlayRules) -> Agent:
     chat, rules = _model_settings("openai", place, rules)
-    generator = OpenAIGenerator(place.urls, place.model, chat=chat)
+    generator = _connect(place.urls, place.model, chat=chat)
     return TextAgent(generator, STOPS, **_sampling(rules))
+
+
+@lru_cache(maxsize=8)
+def _connect(urls: tuple[str, ...], model: str | None, *, chat: bool) -> OpenAIGenerator:
+    return OpenAIGenerator(urls, model, chat=chat)
 
 
 def _sampling(rules: PlayRules) -> dict[str, Any]:
@@ -264,6 +268,13 @@ def _import(path: str) -> Any:
     return import_object("agent", path)
 
 
+@lru_cache(maxsize=8)
+def _make_own(name: str, rules: PlayRules) -> Agent:
+    """Return an agent of the caller's, which may take long to make, made once a process."""
+    point = _entry_points().get(name)
+    return as_agent(_import(name) if point is None else point.load(), name, rules)
+
+
 def as_agent(found: Any, name: str, rules: PlayRules) -> Agent:
     """Return an object of one's own as an agent.
 
@@ -277,7 +288,7 @@ def as_agent(found: Any, name: str, rules: PlayRules) -> Agent:
     Raises:
         TypeError: If it is none of these.
     """
-    made = _make_own(found, rules)
+    made = _called(found, rules)
     if callable(getattr(made, "predict", None)):
         agent: Agent = made
         return agent
@@ -291,7 +302,7 @@ def as_agent(found: Any, name: str, rules: PlayRules) -> Agent:
     )
 
 
-def _make_own(found: Any, rules: PlayRules) -> Any:
+def _called(found: Any, rules: PlayRules) -> Any:
     plays = any(callable(getattr(found, name, None)) for name in ("predict", "complete"))
     if not callable(found) or (plays and not isinstance(found, type)):
         return found

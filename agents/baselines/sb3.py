@@ -52,8 +52,8 @@ class SB3Agent(MacroAgent):
             ) from error
         if not Path(path).is_file():
             raise FileNotFoundError(f"`sb3:` must name a file, got {path!r}")
-        kind = getattr(stable_baselines3, algorithm, None)
-        if not isinstance(kind, type):
+        kind: Any = getattr(stable_baselines3, algorithm, None)
+        if not callable(getattr(kind, "load", None)):
             raise ValueError(
                 f"`algorithm` must be a class of stable_baselines3, such as PPO, got {algorithm!r}"
             )

@@ -41,7 +41,10 @@ class SearchO1(Program):
 
 
 class SearchO1Agent(ProgramAgent):
-    """Answers each query from its documents in a context of its own; only that is read on."""
+    """Answers each query in a context of its own, and reads on with what holds that answer.
+
+    A policy that knows only its own protocol cannot write a summary; it can point at documents.
+    """
 
     def _read(
         self,
@@ -52,8 +55,11 @@ class SearchO1Agent(ProgramAgent):
     ) -> None:
         searched = [index for index in shown if read_documents(observations[index])]
         texts = [self._side_text(state.slots[i].action, observations[i]) for i in searched]
-        notes = self._complete_aside(state, searched, texts, temperature)
-        condensed = dict(zip(searched, map(information, notes), strict=True))
+        names = self._complete_aside(state, searched, texts, temperature)
+        condensed = {
+            index: render_documents(_that_hold(name, read_documents(observations[index])))
+            for index, name in zip(searched, names, strict=True)
+        }
         read = [condensed.get(index, text) for index, text in enumerate(observations)]
         super()._read(read, state, shown, temperature)
 
@@ -92,6 +98,12 @@ class SearchO1Prompt(Method):
     def take_in(self, reply: str) -> str:
         """Return the condensed documents as the model reads them."""
         return information(reply)
+
+
+def _that_hold(name: str, documents: Sequence[Document]) -> list[Document]:
+    """Return the documents that hold a name; all of them if none does."""
+    found = [each for each in documents if name and name in f"{each.title} {each.text}"]
+    return found or list(documents)
 
 
 def information(note: str) -> str:

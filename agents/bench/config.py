@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -15,7 +16,7 @@ from agents.baselines.rules import PlayRules
 from agents.bench.engines import check_engine_name
 from agents.cli.checks import check_at_least, check_probability
 from agents.cli.options import sample
-from agents.tuning.pipeline import Setting, read_table
+from agents.tuning.pipeline import read_table
 from agents.tuning.records import DataError, located
 from zs_env.settings import Settings
 from zs_env.task.prompts import make_prompt
@@ -110,21 +111,21 @@ def read_config(file: Path) -> BenchConfig:
         if name not in table.settings:
             raise DataError(f"{file}:{table.line}: `{name}` is missing")
     values = {
-        name: _located(file, setting, lambda s, n=name: _READERS[n](n, s.value))
+        name: _located(file, setting.line, partial(_READERS[name], name, setting.value))
         for name, setting in table.settings.items()
     }
     config = BenchConfig(**values)
     for name, check in _CHECKS.items():
-        line = table.settings.get(name, Setting(None, table.line))
-        _located(file, line, lambda _, check=check: check(config))
+        line = table.settings[name].line if name in table.settings else table.line
+        _located(file, line, partial(check, config))
     return config
 
 
-def _located(file: Path, setting: Setting, read: Callable[[Setting], T]) -> T:
+def _located(file: Path, line: int, read: Callable[[], T]) -> T:
     """Return what `read` returns, letting any mistake say where it stands."""
-    with located(file, setting.line):
+    with located(file, line):
         try:
-            return read(setting)
+            return read()
         except (TypeError, OSError, ImportError, gym.error.Error) as error:
             raise ValueError(str(error)) from error
 

@@ -95,7 +95,8 @@ class EpisodeRow:
     def to_json(self) -> dict[str, Any]:
         """Return JSON values, those of the condition beside the others."""
         values = asdict(self)
-        return values.pop("condition") | values
+        condition: dict[str, Any] = values.pop("condition")
+        return condition | values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> EpisodeRow:

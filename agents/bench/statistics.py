@@ -131,7 +131,7 @@ def mcnemar_exact(num_only_a: int, num_only_b: int) -> float:
     """
     num = num_only_a + num_only_b
     tail = sum(math.comb(num, k) for k in range(min(num_only_a, num_only_b) + 1))
-    return min(1.0, 2 * tail / 2**num)
+    return min(1.0, 2 * tail / (1 << num))
 
 
 def mcnemar_mid_p(num_only_a: int, num_only_b: int) -> float:
@@ -145,8 +145,8 @@ def mcnemar_mid_p(num_only_a: int, num_only_b: int) -> float:
         0.0225
     """
     num, fewer = num_only_a + num_only_b, min(num_only_a, num_only_b)
-    point = math.comb(num, fewer) / 2**num
-    exact = 2 * sum(math.comb(num, k) for k in range(fewer + 1)) / 2**num
+    point = math.comb(num, fewer) / (1 << num)
+    exact = 2 * sum(math.comb(num, k) for k in range(fewer + 1)) / (1 << num)
     return exact - point if num_only_a != num_only_b else 1 - point / 2
 
 

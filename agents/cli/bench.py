@@ -21,7 +21,7 @@ from agents.cli.threads import use_threads
 if TYPE_CHECKING:
     from agents.bench.config import BenchConfig
     from agents.bench.plan import Chunk, EpisodeKey
-    from agents.bench.rows import EpisodeRow
+    from agents.bench.rows import Condition, EpisodeRow
     from zs_env.task.questions import Question
 
 
@@ -198,7 +198,7 @@ def show_plan(command: Bench, setup: Setup, console: Console) -> None:
     from agents.cli.display import say
 
     done = read_rows(command.out, setup.questions)
-    missing = {}
+    missing: dict[Condition, int] = {}
     for chunk in left(command, setup, done):
         missing[chunk.condition] = missing.get(chunk.condition, 0) + len(chunk.questions)
     for condition in conditions(setup.config):

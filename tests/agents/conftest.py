@@ -2,11 +2,12 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from threading import Timer
+from threading import Thread, Timer
 from typing import ClassVar
 
 import gymnasium as gym
@@ -236,3 +237,69 @@ def start_server():
     """Return a function that starts a server, which ends with the test."""
     with ExitStack() as stack:
         yield lambda *args, **kwargs: stack.enter_context(Server(*args, **kwargs))
+
+
+class OpenAIServer:
+    """An OpenAI-compatible server on a free port of the loopback; a context manager.
+
+    Attributes:
+        url: Its base URL.
+        requests: The bodies that arrived, in order.
+    """
+
+    def __init__(self, reply, max_context=None):
+        """Set up the server.
+
+        Args:
+            reply: From a request's body to a text, and the number of its tokens or None; or an
+                HTTP status and a message.
+            max_context: What it says of its model.
+        """
+        self.reply, self.max_context, self.requests = reply, max_context, []
+
+    def __enter__(self):
+        import uvicorn
+
+        config = uvicorn.Config(self._app(), log_level="critical", lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
+        self._thread = Thread(target=self._server.run, args=([self._socket],), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+
+    def _app(self):
+        from fastapi import FastAPI
+        from fastapi.responses import JSONResponse
+
+        app = FastAPI()
+
+        @app.get("/v1/models")
+        def models():
+            facts = {"max_model_len": self.max_context} if self.max_context else {}
+            return {"data": [{"id": "tiny", "object": "model", **facts}]}
+
+        @app.post("/v1/{kind:path}")
+        def complete(kind: str, body: dict):
+            self.requests.append(body)
+            found, told = self.reply(body)
+            if isinstance(found, int):
+                return JSONResponse({"error": {"message": told}}, status_code=found)
+            said = {"message": {"content": found}} if kind.startswith("chat") else {"text": found}
+            usage = {} if told is None else {"usage": {"completion_tokens": told}}
+            return {"choices": [said | {"finish_reason": "stop"}], **usage}
+
+        return app
+
+
+@pytest.fixture
+def openai_server():
+    """Return a function that starts a server with a function that replies; it ends by itself."""
+    pytest.importorskip("fastapi")
+    with ExitStack() as stack:
+        yield lambda *args, **kwargs: stack.enter_context(OpenAIServer(*args, **kwargs))

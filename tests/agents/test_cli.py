@@ -16,6 +16,7 @@ from agents.cli.train import Train
 COMMANDS = {
     "train": ["--algorithm", "--engine", "--policy", "--noise-end", "(default: 0.5)", "--cache"],
     "evaluate": ["--engine", "--policy", "--split", "--json", "(default: test)", "--cache-mode"],
+    "bench": ["FILE", "--out", "--workers", "(default: 2)", "--retry-failed", "--dry-run"],
     "audit": ["--policy", "--engine", "--tolerance", "--json", "(default: 0.001)"],
     "play": ["--engine", "--noise", "--max-turns", "(default: 6)"],
     "demo": ["--steps", "--seed", "--out", "(default: 30)", "runs/demo"],

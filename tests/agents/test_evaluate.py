@@ -243,6 +243,34 @@ def test_replayed_episodes_are_those_of_an_evaluation(make_policy):
     assert all(len(t.logprobs) == len(t.token_ids) > 0 for t in found)
 
 
+@pytest.mark.parametrize("num_envs", [2, 5])
+def test_every_turn_is_told_by_its_question(num_envs):
+    """The spare slots of a short round repeat a question and are not told of."""
+    told = []
+    result = play(
+        GivingUpAgent(),
+        QUESTIONS[:3],
+        num_envs=num_envs,
+        on_turn=lambda index, turn: told.append((index, turn)),
+    )
+    assert sorted(index for index, _ in told) == [0, 0, 1, 1, 2, 2]
+    for index, record in enumerate(result.records):
+        first, last = (turn for at, turn in told if at == index)
+        assert (first.action, last.action) == ("<search>x</search>", "<answer>x</answer>")
+        assert first.observation.startswith("<information>")
+        assert last.observation == ""
+        assert (last.info["question_id"], last.reward) == (record.question_id, record.reward)
+        assert first.num_tokens is None
+
+
+def test_tokens_of_a_policy_are_told(make_policy):
+    told = []
+    agent = PolicyAgent(make_policy(), STOPS, max_new_tokens=8)
+    play(agent, QUESTIONS[:2], on_turn=lambda index, turn: told.append(turn.num_tokens))
+    assert told[0] > 0
+    assert all(0 <= number <= 8 for number in told)  # 0 where the context is full
+
+
 def test_questions_of_ones_own_are_asked():
     questions = [Question("a", "What?", ("x",)), Question("b", "Why?", ("y", "x"))]
     result = play(FixedAgent("<answer>X.</answer>"), questions)

@@ -33,6 +33,11 @@ def test_every_task_has_one_outcome() -> None:
     ]
 
 
+def test_outcome_holds_what_was_returned() -> None:
+    found = list(outcomes(abs, [-2, 3], num_workers=1))
+    assert found == [Outcome(-2, "", 2), Outcome(3, "", 3)]
+
+
 def test_no_tasks_have_no_outcomes() -> None:
     assert not list(outcomes(time.sleep, [], num_workers=2))
 
