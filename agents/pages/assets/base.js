@@ -311,8 +311,9 @@ function ticks(low, high, count) {
   const unit = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((each) => each * unit).find((each) => each >= raw * 0.999);
   const found = [];
-  for (let at = Math.ceil(low / step - 1e-9) * step; at <= high + 1e-9 * step; at += step) {
-    found.push(Number(at.toPrecision(12)));
+  // Multiples, for a running sum would miss zero by a rounding error.
+  for (let n = Math.ceil(low / step - 1e-9); n * step <= high + 1e-9 * step; n++) {
+    found.push(Number((n * step).toPrecision(12)));
   }
   return found;
 }

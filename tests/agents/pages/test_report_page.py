@@ -72,6 +72,15 @@ def test_headline_figures_come_first_and_are_drawn(browser, page):
     assert tops == sorted(tops)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(-0.08, 0.03, [-0.08, -0.06, -0.04, -0.02, 0, 0.02]), (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1])],
+)
+def test_axis_has_round_numbers_and_zero_itself(browser, page, low, high, expected):
+    browser.open(page)
+    assert browser.run(f"ticks({low}, {high}, 6)") == expected
+
+
 def test_clicking_a_column_sorts_it_up_and_down(browser, page):
     browser.open(page)
     assert click_head(browser, "#conditions", "EM") == "descending"
