@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import join
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 from tyro.conf import Positional, arg
 
 from agents.cli.checks import check_at_least, check_folder, usage_errors
@@ -17,6 +19,9 @@ from agents.cli.files import write_json
 from agents.cli.options import Threads
 from agents.cli.provenance import commit, machine, provenance, weights_checksum
 from agents.cli.threads import use_threads
+
+ENV_ID: Final = "ZeroSearch-v0"
+"""The environment that a table need not name."""
 
 if TYPE_CHECKING:
     from agents.bench.config import BenchConfig
@@ -213,7 +218,7 @@ def show_plan(command: Bench, setup: Setup, console: Console) -> None:
 
 def finish(command: Bench, setup: Setup, console: Console) -> None:
     """Write results and report, and say where they are and what failed."""
-    from agents.bench.report import write_report
+    from agents.bench.report import PAGE_FILE, write_report
     from agents.bench.results import summarise
     from agents.bench.rows import RESULTS_FILE
     from agents.bench.store import FAILED
@@ -228,11 +233,44 @@ def finish(command: Bench, setup: Setup, console: Console) -> None:
     }
     write_json(command.out / RESULTS_FILE, results)
     write_report(command.out)
+    console.print(results_table(results["conditions"]))
     if failed := sum(row.stop_reason == FAILED for row in rows):
         say(
             console, f"{failed} episodes failed and count as wrong; --retry-failed plays them again"
         )
-    say(console, f"results: {command.out}")
+    say(console, f"report: {command.out / PAGE_FILE}; all numbers: {command.out / RESULTS_FILE}")
+
+
+def results_table(conditions: Sequence[Mapping[str, Any]]) -> Table:
+    """Return exact match with its interval: a row an agent, a column a condition.
+
+    Args:
+        conditions: As results.json has them.
+    """
+    from agents.cli.display import new_table
+
+    columns = dict.fromkeys(map(_column, conditions))
+    rows: dict[str, dict[str, Text]] = {}
+    for each in conditions:
+        rows.setdefault(each["agent"], {})[_column(each)] = _cell(each["metrics"]["exact_match"])
+    table = new_table("Exact match, 95 % intervals")
+    table.add_column("agent")
+    for column in columns:
+        table.add_column(Text(column), justify="right", no_wrap=True)
+    for agent, cells in rows.items():
+        table.add_row(Text(agent), *(cells.get(column, Text("–")) for column in columns))
+    return table
+
+
+def _column(condition: Mapping[str, Any]) -> str:
+    where = "" if condition["environment"] == ENV_ID else condition["environment"]
+    noise = f"noise {condition['noise']:g}" if condition["noise"] else ""
+    return "\n".join(filter(None, (where, condition["engine"], noise)))
+
+
+def _cell(mean: Mapping[str, float]) -> Text:
+    value = Text(f"{mean['mean']:.3f}", style="bold")
+    return value.append(f" {mean['low']:.2f}–{mean['high']:.2f}", style="not bold dim")
 
 
 def wanted_rows(command: Bench, setup: Setup) -> list[EpisodeRow]:
