@@ -47,7 +47,8 @@ def execute(config: Train, setup: Setup, console: Console, threads: int) -> bool
                 start_folder(out)
             write_json(out / CONFIG_FILE, describe(config, setup, threads))
         learn(config, setup, console, stop)
-    trainer.env.close()
+    for env in trainer.envs:
+        env.close()
     if trainer.num_updates_done == config.steps and stop.received is None:
         return True
     say(
