@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,17 @@ from agents.cli.files import write_json
 from agents.cli.provenance import machine, provenance
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def gemm_flops(size: int = 1024, seconds: float = 1.0) -> float:
+    """Return the operations a second that a product of two square float32 matrices reaches."""
+    a, b = torch.rand(2, size, size).unbind()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        torch.mm(a, b)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
 
 
 def write_result(name: str, numbers: dict[str, Any]) -> Path:

@@ -210,7 +210,7 @@ def test_failure_of_the_policy_is_raised_too():
 def test_ctrl_c_ends_all_waves():
     def interrupt():
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        time.sleep(0.2)
+        time.sleep(1)  # until the main thread has seen it
 
     engine = Breaks(interrupt)
     with pytest.raises(KeyboardInterrupt):
