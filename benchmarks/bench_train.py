@@ -28,7 +28,7 @@ from typing import Any, Final
 import gymnasium as gym
 import torch
 from gymnasium.vector import AutoresetMode
-from machine import gemm_flops, write_result
+from machine import gemm_flops, resident_mb, write_result
 from peer_trl import Episode, HuggingFacePlayer, TRLSettings, make_trl_trainer
 from transformers import TrainerCallback
 
@@ -387,7 +387,7 @@ def _memory(options: argparse.Namespace) -> dict[str, float]:
     rows = json.loads(options.episodes.read_text(encoding="utf-8"))
     episodes = [Trajectory(**row | {"turns": [Turn(**t) for t in row["turns"]]}) for row in rows]
     update = _update_alone(options, episodes)
-    before = _resident_mb()
+    before = resident_mb()
     update()
     return {"peak": round(peak_memory_mb()), "of_it_for_the_update": round(peak_memory_mb() - before)}
 
@@ -405,11 +405,6 @@ def _update_alone(
     rows = [_episode(each) for each in episodes]
     trainer = make_trl_trainer(_trl_settings(name, options), tokenizer, lambda _: rows)
     return lambda: trainer.train()
-
-
-def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _median(took: Sequence[Took]) -> dict[str, float]:

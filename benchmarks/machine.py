@@ -27,6 +27,12 @@ def gemm_flops(size: int = 1024, seconds: float = 1.0) -> float:
     return 2 * size**3 / best
 
 
+def resident_mb() -> float:
+    """Return the memory that this process has now, in MiB (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 def write_result(name: str, numbers: dict[str, Any]) -> Path:
     """Write `numbers` to results/`name`.json; return the path."""
     RESULTS.mkdir(exist_ok=True)
