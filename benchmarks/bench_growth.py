@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from machine import RESULTS, resident_mb, write_result
 from matplotlib.figure import Figure
+from synthetic import GROUP, Size, play
 
 from agents.algorithms.grpo import GRPO
 from agents.learner import Learner
@@ -31,34 +32,6 @@ from agents.memory import peak_memory_mb
 from agents.plots import EVAL_COLOURS, TRAIN_COLOUR
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.trainer_config import TrainerConfig
-from agents.trajectory import Trajectory, Turn
-from zs_env.lm.decoding import MayEnd
-from zs_env.lm.generator import SamplingParams
-
-ACTION: Final = 16
-GROUP: Final = 8
-
-
-@dataclass(frozen=True)
-class Size:
-    """A point that is measured.
-
-    Attributes:
-        episodes: Slots of a rollout.
-        turns: Actions of an episode, of `ACTION` tokens each.
-        shown: Tokens that the environment shows before each action.
-    """
-
-    episodes: int = 128
-    turns: int = 3
-    shown: int = 40
-
-    @property
-    def context(self) -> int:
-        """Tokens of an episode."""
-        return self.turns * (self.shown + ACTION)
-
-
 SERIES: Final[dict[str, list[Size]]] = {
     "episodes": [Size(episodes=n) for n in (32, 64, 128, 256, 512, 1024)],
     "turns": [Size(turns=n) for n in (1, 2, 4, 8, 16)],
@@ -105,9 +78,9 @@ def measure(size: Size) -> dict[str, float]:
     """Return seconds and memory of playing and of learning from episodes of one size."""
     policy = CausalLMPolicy.load("base")
     policy.model.config.max_position_embeddings = size.context + 1
-    _play(policy, Size(GROUP, 1, 8))  # the first pass of a process is slower
+    play(policy, Size(GROUP, 1, 8))  # the first pass of a process is slower
     start_mb = resident_mb()
-    rollout_s, rollout_cpu_s, episodes = _timed(lambda: _play(policy, size))
+    rollout_s, rollout_cpu_s, episodes = _timed(lambda: play(policy, size))
     rollout_mb = peak_memory_mb() - start_mb
     learner = Learner(policy, GRPO(), TrainerConfig(learning_rate=1e-12))
     update_s, update_cpu_s, _ = _timed(lambda: learner.update(episodes, 0))
@@ -125,32 +98,6 @@ def _timed(work: Any) -> tuple[float, float, Any]:
     wall, cpu = time.perf_counter(), time.process_time()
     result = work()
     return time.perf_counter() - wall, time.process_time() - cpu, result
-
-
-def _play(policy: CausalLMPolicy, size: Size) -> list[Trajectory]:
-    """Play episodes in which no text ends before its tokens are used up."""
-    generator: Any = policy._generator
-    generator.may_end = lambda stop: MayEnd(frozenset(), lambda ids: None)
-    session = policy.session(size.episodes)
-    numbers = np.random.default_rng(0)
-    episodes = [
-        Trajectory(group=slot // GROUP, question_id=str(slot)) for slot in range(size.episodes)
-    ]
-    slots = range(size.episodes)
-    for turn in range(size.turns):
-        shown = numbers.integers(1, policy.model.config.vocab_size, (size.episodes, size.shown))
-        seeds = [slot * size.turns + turn for slot in slots]
-        written = session.generate(slots, shown.tolist(), seeds, SamplingParams(ACTION))
-        for slot, ids, completion in zip(slots, shown.tolist(), written, strict=True):
-            assert len(completion.token_ids) == ACTION
-            episode = episodes[slot]
-            episode.observe(ids)
-            start = len(episode.token_ids)
-            episode.act(completion.token_ids, completion.logprobs)
-            reward = float(slot % GROUP == 0 and turn == size.turns - 1)
-            end = len(episode.token_ids)
-            episode.turns.append(Turn("", "search", False, reward, start, end))
-    return episodes
 
 
 def _values(name: str, points: Sequence[dict[str, float]]) -> list[float]:
