@@ -32,6 +32,7 @@ from agents.memory import peak_memory_mb
 from agents.plots import EVAL_COLOURS, TRAIN_COLOUR
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.trainer_config import TrainerConfig
+
 SERIES: Final[dict[str, list[Size]]] = {
     "episodes": [Size(episodes=n) for n in (32, 64, 128, 256, 512, 1024)],
     "turns": [Size(turns=n) for n in (1, 2, 4, 8, 16)],
@@ -58,7 +59,9 @@ def main() -> None:
         print(json.dumps(measure(Size(**json.loads(options.size)))))
         return
     series = QUICK if options.quick else SERIES
-    found = {name: [_apart(size, options.threads) for size in sizes] for name, sizes in series.items()}
+    found = {
+        name: [_apart(size, options.threads) for size in sizes] for name, sizes in series.items()
+    }
     exponents = {name: _exponents(name, points) for name, points in found.items()}
     print(write_result(options.result, {"series": found, "exponents": exponents}))
     for name, each in exponents.items():
@@ -67,7 +70,14 @@ def main() -> None:
 
 
 def _apart(size: Size, threads: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--size", json.dumps(asdict(size)), "--threads", str(threads)]
+    command = [
+        sys.executable,
+        __file__,
+        "--size",
+        json.dumps(asdict(size)),
+        "--threads",
+        str(threads),
+    ]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     numbers: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     print(size, numbers, flush=True)

@@ -157,7 +157,9 @@ class HuggingFacePlayer:
             stopping_criteria=[stopping],
         )[:, longest:].tolist()
         logprobs = torch.stack(sampling.logprobs, 1).tolist()
-        lengths = [length or len(ids) for length, ids in zip(stopping.lengths, written, strict=True)]
+        lengths = [
+            length or len(ids) for length, ids in zip(stopping.lengths, written, strict=True)
+        ]
         return [
             (ids[:length], its[:length])
             for ids, its, length in zip(written, logprobs, lengths, strict=True)
