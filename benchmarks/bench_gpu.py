@@ -20,14 +20,13 @@ from typing import Any, Final
 import gymnasium as gym
 import torch
 from gymnasium.vector import AutoresetMode
-from machine import write_result
+from machine import peak_mb, write_result
 from synthetic import Size, play
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 import zs_env  # noqa: F401  (registers the ids)
 from agents.algorithms.grpo import GRPO
 from agents.learner import Learner
-from agents.memory import peak_memory_mb
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.trainer import Trainer
 from agents.trainer_config import TrainerConfig
@@ -190,7 +189,7 @@ def _timed(device: torch.device, action: Callable[[], object]) -> tuple[float, f
     if is_gpu:
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - start
-    peak = torch.cuda.max_memory_allocated(device) / 2**20 if is_gpu else peak_memory_mb()
+    peak = torch.cuda.max_memory_allocated(device) / 2**20 if is_gpu else peak_mb()
     return seconds, peak
 
 

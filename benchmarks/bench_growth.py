@@ -22,13 +22,12 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from machine import RESULTS, resident_mb, write_result
+from machine import RESULTS, peak_mb, resident_mb, write_result
 from matplotlib.figure import Figure
 from synthetic import GROUP, Size, play
 
 from agents.algorithms.grpo import GRPO
 from agents.learner import Learner
-from agents.memory import peak_memory_mb
 from agents.plots import EVAL_COLOURS, TRAIN_COLOUR
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.trainer_config import TrainerConfig
@@ -91,7 +90,7 @@ def measure(size: Size) -> dict[str, float]:
     play(policy, Size(GROUP, 1, 8))  # the first pass of a process is slower
     start_mb = resident_mb()
     rollout_s, rollout_cpu_s, episodes = _timed(lambda: play(policy, size))
-    rollout_mb = peak_memory_mb() - start_mb
+    rollout_mb = peak_mb() - start_mb
     learner = Learner(policy, GRPO(), TrainerConfig(learning_rate=1e-12))
     update_s, update_cpu_s, _ = _timed(lambda: learner.update(episodes, 0))
     return {
@@ -100,7 +99,7 @@ def measure(size: Size) -> dict[str, float]:
         "rollout_mb": round(rollout_mb, 1),
         "update_s": round(update_s, 3),
         "update_cpu_s": round(update_cpu_s, 3),
-        "peak_mb": round(peak_memory_mb() - start_mb, 1),
+        "peak_mb": round(peak_mb() - start_mb, 1),
     }
 
 

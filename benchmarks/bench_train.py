@@ -31,7 +31,7 @@ import gymnasium as gym
 import peer_trl
 import torch
 from gymnasium.vector import AutoresetMode
-from machine import gemm_flops, resident_mb, write_result
+from machine import gemm_flops, peak_mb, resident_mb, write_result
 from peer_trl import Episode, HuggingFacePlayer, TRLSettings, make_trl_trainer
 from transformers import TrainerCallback
 
@@ -43,7 +43,6 @@ from agents.algorithms.grpo import GRPO
 from agents.algorithms.weights import episode_weights
 from agents.batch import Batch
 from agents.learner import Learner
-from agents.memory import peak_memory_mb
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.trainer import Trainer
 from agents.trainer_config import TrainerConfig
@@ -135,7 +134,7 @@ def main() -> None:
     if options.memory_of:
         print(json.dumps(_memory(options)))
         return
-    peak = gemm_flops()
+    peak = gemm_flops(time.perf_counter)
     found = {name: _compare(name, options, peak) for name in options.policies}
     lines = [line for name in found for line in found[name]["lines"]]
     results = {
@@ -394,8 +393,8 @@ def _memory(options: argparse.Namespace) -> dict[str, float]:
     before = resident_mb()
     update()
     return {
-        "peak": round(peak_memory_mb()),
-        "of_it_for_the_update": round(peak_memory_mb() - before),
+        "peak": round(peak_mb()),
+        "of_it_for_the_update": round(peak_mb() - before),
     }
 
 
