@@ -16,13 +16,14 @@ STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
 VLLM_PYTHON ?= .vllm-env/bin/python
 VLLM_STAMP := .vllm-env/.installed
-BENCHMARKS := $(sort $(filter-out %_peers.py,$(wildcard benchmarks/bench_*.py)))
+# Those that need other packages or a GPU, or take long, have targets of their own.
+BENCHMARKS := $(sort $(filter-out %_peers.py %_train.py %_gpu.py %_growth.py,$(wildcard benchmarks/bench_*.py)))
 
 # Tests must not depend on the network, and threads that spin slow a busy machine down.
 check test test-slow test-vllm: export HF_HUB_OFFLINE := 1
 check test test-slow test-vllm: export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo check test test-slow vllm-env test-vllm bench bench-env wheel models clean
+.PHONY: setup demo check test test-slow vllm-env test-vllm bench bench-env bench-train bench-growth bench-gpu wheel models clean
 
 setup: $(STAMP)
 
@@ -71,6 +72,16 @@ bench: setup
 # Beside other packages' environments, each installed into .peers/ for it.
 bench-env: setup
 	$(BIN)/python benchmarks/bench_env_peers.py
+
+# An update beside that of TRL, which is among the extras, and beside a loop that asks one by one.
+bench-train: setup
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench_train.py
+
+bench-growth: setup
+	$(BIN)/python benchmarks/bench_growth.py
+
+bench-gpu: setup
+	$(BIN)/python benchmarks/bench_gpu.py
 
 # A stale build/ would put deleted files into the wheel.
 wheel: setup

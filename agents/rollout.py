@@ -8,7 +8,6 @@ they are numbered in all of them together.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
 from agents.policies.opening import encode_opening
+from agents.stages import Stages
 from agents.trajectory import Trajectory, Turn
 from zs_env.lm.generator import Completion, SamplingParams, TokenGenerator
 from zs_env.random import derive
@@ -47,6 +47,7 @@ def collect(
     max_new_tokens: int = 64,
     temperature: float = 1.0,
     first_slot: int = 0,
+    stages: Stages | None = None,
 ) -> Rollout:
     """Play one episode in every slot of `env`.
 
@@ -60,6 +61,7 @@ def collect(
         first_slot: Number of the first slot, where others play those before. By Gymnasium's rule
             a seed s of an environment gives slot i the seed s + i, so that an environment of some
             slots can play what a larger one would have played in them.
+        stages: Where others play at the same time, what they take turns in.
 
     Raises:
         ValueError: If `env` resets ended slots by itself.
@@ -70,32 +72,32 @@ def collect(
         )
     params = SamplingParams(max_new_tokens, temperature, tuple(env.metadata["action_stops"]))
     key = derive(seed, 0) % 2**31 + first_slot
-    observations, infos = env.reset(seed=key, options=dict(options or {}))
+    stages = stages or Stages()
+    with stages.engine:
+        observations, infos = env.reset(seed=key, options=dict(options or {}))
     trajectories = [
         Trajectory(group=int(group), question_id=str(question_id), prompt=prompt)
         for group, question_id, prompt in zip(
             infos["group"], infos["question_id"], observations, strict=True
         )
     ]
-    session = policy.session(env.num_envs)
+    with stages.policy:
+        session = policy.session(env.num_envs)
     active, turn = list(range(env.num_envs)), 0
-    policy_seconds = engine_seconds = 0.0
     while active:
-        start = time.perf_counter()
-        encode = policy.encode if turn else partial(encode_opening, policy)
-        new_tokens = [encode(observations[slot]) for slot in active]
-        seeds = [derive(seed, 1, first_slot + slot, turn) for slot in active]
-        completions = session.generate(active, new_tokens, seeds, params)
-        sampled = time.perf_counter()
-        step = _step(env, active, completions)
-        policy_seconds += sampled - start
-        engine_seconds += time.perf_counter() - sampled
+        with stages.policy:
+            encode = policy.encode if turn else partial(encode_opening, policy)
+            new_tokens = [encode(observations[slot]) for slot in active]
+            seeds = [derive(seed, 1, first_slot + slot, turn) for slot in active]
+            completions = session.generate(active, new_tokens, seeds, params)
+        with stages.engine:
+            step = _step(env, active, completions)
         for slot, tokens, completion in zip(active, new_tokens, completions, strict=True):
             trajectories[slot].observe(tokens)
             _record(trajectories[slot], completion, step, slot)
         active = [slot for slot in active if not step.ended(slot)]
         observations, turn = step.observations, turn + 1
-    return Rollout(trajectories, policy_seconds, engine_seconds)
+    return Rollout(trajectories, stages.policy.seconds, stages.engine.seconds)
 
 
 def side_by_side(rollouts: Sequence[Rollout]) -> Rollout:

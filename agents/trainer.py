@@ -27,10 +27,11 @@ from agents.learner import Learner, load_tensors, tensors
 from agents.policies.agent import PolicyAgent, PolicyState
 from agents.policies.policy import Policy
 from agents.recipe import describe, rebuild
-from agents.rollout import Rollout, collect, side_by_side
+from agents.rollout import Rollout, side_by_side
 from agents.rollout_metrics import rollout_metrics, time_metrics
 from agents.samplers.sampler import Sampler
 from agents.trainer_config import TrainerConfig
+from agents.waves import collect_in_waves
 from zs_env.random import derive
 from zs_env.search.curriculum import CurriculumSource, make_curriculum
 
@@ -158,7 +159,8 @@ class Trainer:
 
     Attributes:
         policy: What is trained, in place.
-        env: Where it plays.
+        envs: Where it plays: one environment a wave.
+        env: The first of them.
         algorithm: Hyper-parameters, targets and loss.
         config: Hyper-parameters that all algorithms share.
         curriculum: Where the curriculum stands; None leaves the environment's own.
@@ -172,7 +174,7 @@ class Trainer:
     def __init__(
         self,
         policy: Policy,
-        env: gym.vector.VectorEnv[Any, Any, Any],
+        env: gym.vector.VectorEnv[Any, Any, Any] | Sequence[gym.vector.VectorEnv[Any, Any, Any]],
         algorithm: Algorithm | None = None,
         *,
         config: TrainerConfig | None = None,
@@ -185,7 +187,8 @@ class Trainer:
         Args:
             policy: What is trained, in place.
             env: A text vector environment in autoreset mode DISABLED; its groups are the
-                algorithm's. Of several processes each has one, of its share of the slots.
+                algorithm's. Of several processes each has one, of its share of the slots. Several
+                environments are played in waves (see `agents.waves`), as one of all their slots.
             algorithm: Hyper-parameters, targets and loss; None means `GRPO()`.
             config: Hyper-parameters that all algorithms share.
             curriculum: From progress in [0, 1] to the noise probability, or a name of such; one
@@ -195,14 +198,22 @@ class Trainer:
                 make a trainer that differs in `env.num_envs` at most, and call the same methods.
             sampler: What plays the episodes in the policy's place, with the weights that it is
                 given before each update; whoever made it closes it. None lets the policy play.
+
+        Raises:
+            ValueError: If there is no environment.
         """
-        self.policy, self.env = policy, env
+        self.policy = policy
+        self.envs = list(env) if isinstance(env, Sequence) else [env]
+        if not self.envs:
+            raise ValueError("`env` must be an environment, or at least one of several, got none")
+        self.env = self.envs[0]
         self.algorithm = GRPO() if algorithm is None else algorithm
         self.config = config or TrainerConfig()
         self.curriculum = None if curriculum is None else make_curriculum(curriculum)
         self.num_updates_done = self.last_update = self._first_update = 0
         self.processes, self.sampler = processes, sampler
-        self._first_slot = sum(processes.together(lambda: env.num_envs)[: processes.rank])
+        num_slots = sum(each.num_envs for each in self.envs)
+        self._first_slot = sum(processes.together(lambda: num_slots)[: processes.rank])
         self.learner = Learner(policy, self.algorithm, self.config, processes)
 
     def learn(
@@ -324,9 +335,9 @@ class Trainer:
     def _play(self, seed: int, options: dict[str, float]) -> Rollout:
         """Play one episode in every slot of all processes."""
         play = partial(
-            collect,
+            collect_in_waves,
             self.sampler or self.policy,
-            self.env,
+            self.envs,
             seed=seed,
             options=options,
             max_new_tokens=self.config.max_new_tokens,
@@ -427,7 +438,7 @@ class Trainer:
     def load(
         cls,
         folder: str | Path,
-        env: gym.vector.VectorEnv[Any, Any, Any],
+        env: gym.vector.VectorEnv[Any, Any, Any] | Sequence[gym.vector.VectorEnv[Any, Any, Any]],
         *,
         policy: Policy | None = None,
         algorithm: Algorithm | None = None,
@@ -440,7 +451,7 @@ class Trainer:
 
         Args:
             folder: What was written.
-            env: Where to go on training; one that is made like the former.
+            env: Where to go on training; made like the former, in as many waves.
             policy: Built like the one that was saved; its weights do not matter. None means a
                 Hugging Face model, in the type of numbers that it was trained in, with the
                 other `ModelOptions` at their defaults.

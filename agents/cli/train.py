@@ -52,6 +52,9 @@ class Train:
         steps: Number of updates.
         num_questions: Questions an update.
         group_size: Episodes a question and update.
+        num_waves: Parts of an update's questions that are played at the same time: the policy
+            decodes for one of them while the engine writes for another. More than 1 pays where
+            the engine computes elsewhere, such as behind a URL.
         max_turns: Actions an episode lasts at most.
         top_k: Documents a search brings.
         prompt: What an episode opens with: miniwiki (the bare question), zerosearch (which tells
@@ -107,6 +110,7 @@ class Train:
     steps: int = 30
     num_questions: int = 16
     group_size: int = 8
+    num_waves: int = 1
     max_turns: int = 6
     top_k: int = 3
     prompt: str = "miniwiki"

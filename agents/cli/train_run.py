@@ -55,7 +55,8 @@ def execute(config: Train, setup: Setup, console: Console, threads: int) -> bool
         finally:
             if trainer.sampler is not None:
                 trainer.sampler.close()
-    trainer.env.close()
+    for env in trainer.envs:
+        env.close()
     if trainer.num_updates_done == config.steps and stop.received is None:
         return True
     say(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -81,13 +82,14 @@ def prepare(config: Train, processes: Processes | None = None) -> Setup:
     )
     questions = _eval_questions(config)
     engine = load_cached_engine(config.engine, config.cache, config.cache_mode)
-    env = make_env(config, engine, len(processes.share(config.num_questions, "num_questions")))
+    share = processes.share(config.num_questions, "num_questions")
+    envs = make_envs(config, engine, len(share))
     if not processes.sharded:
         check_memory(config)
     policy = load_start_policy(config, options, processes.device(config.device))
     trainer = Trainer(
         policy,
-        env,
+        envs,
         algorithm,
         config=settings,
         curriculum=curriculum,
@@ -231,6 +233,7 @@ def _check(config: Train) -> None:
         steps=config.steps,
         num_questions=config.num_questions,
         group_size=config.group_size,
+        num_waves=config.num_waves,
         max_turns=config.max_turns,
         top_k=config.top_k,
         checkpoint_every=config.checkpoint_every,
@@ -276,20 +279,33 @@ def check_device_name(device: str) -> None:
         ) from error
 
 
-def make_env(
-    config: Train, engine: SearchEngine, num_questions: int | None = None
-) -> gym.vector.VectorEnv[Any, Any, Any]:
-    """Return the environment to train in, of a part of the questions of an update if wanted.
+def make_envs(
+    config: Train, engine: SearchEngine, num_questions: int
+) -> list[gym.vector.VectorEnv[Any, Any, Any]]:
+    """Return the environments to train in, one a wave, of this process's questions of an update.
 
     Raises:
         ValueError: If an argument is out of its range.
         gym.error.Error: If the id is not registered.
     """
+    num_waves = config.num_waves
+    if num_waves > num_questions:
+        raise ValueError(
+            f"`num_waves` must be at most the questions of a process and update, {num_questions}, "
+            f"got {num_waves}"
+        )
+    ends = [num_questions * wave // num_waves for wave in range(num_waves + 1)]
+    return [_make_env(config, engine, end - start) for start, end in pairwise(ends)]
+
+
+def _make_env(
+    config: Train, engine: SearchEngine, num_questions: int
+) -> gym.vector.VectorEnv[Any, Any, Any]:
     import zs_env  # noqa: F401 - registers the ids
 
     return gym.make_vec(
         config.env_id,
-        num_envs=(num_questions or config.num_questions) * config.group_size,
+        num_envs=num_questions * config.group_size,
         group_size=config.group_size,
         engine=engine,
         split=config.split,

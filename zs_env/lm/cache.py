@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import proxy
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -20,7 +21,9 @@ class _Layer(CacheLayerMixin):
 
     def __init__(self, owner: RaggedCache, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._owner, self._heads = owner, keys.shape[2]
+        # Weakly, for in a circle of references large tensors would outlive their batch.
+        self._owner: RaggedCache = proxy(owner)
+        self._heads = keys.shape[2]
         self._flat_keys, self._flat_values = keys.flatten(0, 2), values.flatten(0, 2)
         self._keys, self._values = (
             part[:, owner.first : owner.last].flatten(1, 2).transpose(0, 1)

@@ -1,5 +1,8 @@
 """The key-value cache of ragged batches."""
 
+import gc
+from weakref import ref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -102,3 +105,17 @@ def test_view_reads_writes_and_moves_its_own_rows():
     for place in (0, 3):
         assert torch.equal(cache.take_row(place, 2), held[place])
         assert cache.take_row(place, 4)[:, :, 2:].abs().max() == 0
+
+
+def test_storage_goes_with_its_cache_and_waits_for_no_collection_of_garbage():
+    gc.collect()
+    gc.disable()
+    try:
+        cache = RaggedCache.from_rows(packed([2, 3]), 5)
+        cache.view(0, 1).aim(torch.tensor([0]), torch.tensor([2]), 3)
+        storage = ref(cache.storage[0])
+        assert storage() is not None
+        del cache
+        assert storage() is None
+    finally:
+        gc.enable()
