@@ -101,14 +101,14 @@ def collect(
 
 
 def side_by_side(rollouts: Sequence[Rollout]) -> Rollout:
-    """Return what several processes played at the same time as one rollout.
+    """Return what several processes or waves played at the same time as one rollout.
 
     Raises:
         ValueError: If episodes of two of them are in one group.
     """
     groups = [{trajectory.group for trajectory in rollout.trajectories} for rollout in rollouts]
     if sum(map(len, groups)) > len(set[int]().union(*groups)):
-        raise ValueError("`group` of an episode must tell groups of all processes apart")
+        raise ValueError("`group` of an episode must tell groups of all processes and waves apart")
     return Rollout(
         [trajectory for rollout in rollouts for trajectory in rollout.trajectories],
         max(rollout.policy_seconds for rollout in rollouts),
