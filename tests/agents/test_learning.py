@@ -62,19 +62,24 @@ def test_ppo_learns_turns_of_several_tokens_in_every_time_axis(make_policy, make
 
 
 def test_strong_penalty_keeps_the_policy_at_its_reference(make_policy, make_letters_env):
-    """Fault 2, end to end: with the wrong sign the penalty would drive the policy away."""
-    divergences = []
-    for kl_coef in (1e-9, 3.0):
+    """Fault 2, end to end: with the wrong sign the penalty would drive the policy away.
+
+    How far a free policy goes depends on what it happens to sample, so several of them are trained.
+    """
+
+    def divergence(kl_coef, seed):
+        """Return the mean of the last three updates."""
         policy = make_policy(initializer_range=0.1)
         env = make_letters_env(num_envs=64, group_size=16)
-        config = TrainerConfig(learning_rate=3e-3, max_new_tokens=1, num_minibatches=1)
-        trainer = Trainer(policy, env, GRPO(kl_coef=kl_coef), config=config)
+        config = TrainerConfig(learning_rate=3e-3, max_new_tokens=1, num_minibatches=1, seed=seed)
         values = []
 
         class Keep(Callback):
-            def on_update_end(self, trainer, rollout, metrics, values=values):
-                values.append(metrics.get("train/kl", 0.0))
+            def on_update_end(self, trainer, rollout, metrics):
+                values.append(metrics["train/kl"])
 
-        trainer.learn(15, [Keep()])
-        divergences.append(sum(values[-3:]) / 3)
-    assert divergences[1] < 0.2 * divergences[0]
+        Trainer(policy, env, GRPO(kl_coef=kl_coef), config=config).learn(15, [Keep()])
+        return sum(values[-3:]) / 3
+
+    free, held = (sum(divergence(kl_coef, seed) for seed in range(4)) for kl_coef in (1e-9, 3.0))
+    assert held < 0.2 * free
