@@ -19,9 +19,9 @@ VLLM_STAMP := .vllm-env/.installed
 # Those that need other packages or a GPU, or take long, have targets of their own.
 BENCHMARKS := $(sort $(filter-out %_peers.py %_train.py %_gpu.py %_growth.py,$(wildcard benchmarks/bench_*.py)))
 
-# Tests must not depend on the network, and threads that spin slow a busy machine down.
+# Tests must not depend on the network, and threads that wait for each other slow a busy machine down.
 check test test-slow test-vllm: export HF_HUB_OFFLINE := 1
-check test test-slow test-vllm: export OMP_NUM_THREADS ?= 2
+check test test-slow test-vllm: export OMP_NUM_THREADS ?= 1
 
 .PHONY: setup demo check test test-slow vllm-env test-vllm bench bench-env bench-train bench-growth bench-gpu wheel models clean
 
