@@ -9,6 +9,7 @@ from agents.bench.config import BenchConfig, read_config
 from agents.bench.engines import EngineKind, engine_kind, writes_noise
 from agents.bench.plan import conditions, missing_chunks
 from agents.tuning.records import DataError
+from zs_env.models import model_folder
 
 ROOT = Path(__file__).parents[3]
 SMALL = {"agents": ["random"], "engines": ["world"], "num_questions": 3}
@@ -21,7 +22,10 @@ def write(folder, **values):
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "examples" / "benchmarks").glob("*.yaml")))
-def test_examples_can_be_read(file):
+def test_examples_can_be_read(file, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(model_folder("base"))  # what `make demo` leaves
+    monkeypatch.chdir(tmp_path)
     config = read_config(file)
     assert config.num_questions in (200, 500)
     assert config.seeds == (0,)
