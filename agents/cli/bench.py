@@ -254,7 +254,7 @@ def results_table(conditions: Sequence[Mapping[str, Any]]) -> Table:
     for each in conditions:
         rows.setdefault(each["agent"], {})[_column(each)] = _cell(each["metrics"]["exact_match"])
     table = new_table("Exact match, 95 % intervals")
-    table.add_column("agent")
+    table.add_column("agent", no_wrap=True)
     for column in columns:
         table.add_column(Text(column), justify="right", no_wrap=True)
     for agent, cells in rows.items():
@@ -270,7 +270,7 @@ def _column(condition: Mapping[str, Any]) -> str:
 
 def _cell(mean: Mapping[str, float]) -> Text:
     value = Text(f"{mean['mean']:.3f}", style="bold")
-    return value.append(f" {mean['low']:.2f}–{mean['high']:.2f}", style="not bold dim")
+    return value.append(f"\n{mean['low']:.2f}–{mean['high']:.2f}", style="not bold dim")
 
 
 def wanted_rows(command: Bench, setup: Setup) -> list[EpisodeRow]:
