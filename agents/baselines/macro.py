@@ -7,7 +7,6 @@ write: both come from the same `MacroView`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from agents.baselines.documents import read_documents
 from agents.baselines.rules import PlayRules
+from agents.policies.keyed import Keyed
 from zs_env.macro_env import MacroView
 
 
@@ -50,7 +50,7 @@ class Chooser(Protocol):
         ...
 
 
-class MacroAgent:
+class MacroAgent(Keyed):
     """Plays a chooser of macro actions in a text environment."""
 
     def __init__(self, choose: Chooser, num_entities: int, rules: PlayRules) -> None:
@@ -62,13 +62,6 @@ class MacroAgent:
             rules: Of the episodes.
         """
         self._choose, self._num_entities, self._rules = choose, num_entities, rules
-        self._keys: tuple[int, ...] | None = None
-
-    def keyed(self, keys: Sequence[int]) -> MacroAgent:
-        """Return the same agent for one episode a slot, each named by a number."""
-        agent = copy(self)
-        agent._keys = tuple(keys)
-        return agent
 
     def predict(
         self,
@@ -85,7 +78,7 @@ class MacroAgent:
         ]
         active = [index for index, text in enumerate(observations) if text]
         views = [slots[index].view for index in active]
-        keys = [self._key(slots[index], index) for index in active]
+        keys = [self._name(index, slots[index].num_episodes) for index in active]
         actions = [""] * len(observations)
         for index, chosen in zip(active, self._choose(views, keys, deterministic), strict=True):
             slot = slots[index]
@@ -104,6 +97,3 @@ class MacroAgent:
         documents = read_documents(observation)
         view = slot.view.after(slot.action, self._num_entities, documents)
         return MacroSlot(view, slot.action, slot.num_episodes)
-
-    def _key(self, slot: MacroSlot, index: int) -> tuple[int, ...]:
-        return (index, slot.num_episodes) if self._keys is None else (self._keys[index],)

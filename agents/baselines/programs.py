@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.baselines.rules import PlayRules
+from agents.policies.keyed import Keyed
 from agents.policies.opening import encode_opening
 from zs_env.lm.generator import Completion, SamplingParams, TokenGenerator, TokenSession
 from zs_env.random import derive
@@ -97,7 +97,7 @@ class ProgramState:
     slots: list[Slot]
 
 
-class ProgramAgent:
+class ProgramAgent(Keyed):
     """Plays a program over a policy."""
 
     def __init__(self, policy: TokenGenerator, program: Program, rules: PlayRules) -> None:
@@ -109,13 +109,6 @@ class ProgramAgent:
             rules: Of the episodes.
         """
         self._policy, self._program, self._rules = policy, program, rules
-        self._keys: tuple[int, ...] | None = None
-
-    def keyed(self, keys: Sequence[int]) -> ProgramAgent:
-        """Return the same agent for one episode a slot, each named by a number."""
-        agent = copy(self)
-        agent._keys = tuple(keys)
-        return agent
 
     def predict(
         self,
@@ -219,10 +212,9 @@ class ProgramAgent:
         )
 
     def _key(self, state: ProgramState, index: int, step: int) -> int:
-        slot, seed = state.slots[index], self._rules.seed
-        if self._keys is None:
-            return derive(seed, index, slot.num_episodes, slot.turn, step)
-        return derive(seed, self._keys[index], slot.turn, step)
+        slot = state.slots[index]
+        name = self._name(index, slot.num_episodes)
+        return derive(self._rules.seed, *name, slot.turn, step)
 
     def _complete_aside(
         self, state: ProgramState, rows: Sequence[int], texts: Sequence[str], temperature: float

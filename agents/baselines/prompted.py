@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.baselines.rules import PlayRules
+from agents.policies.keyed import Keyed
 from agents.policies.text_agent import complete_counted
 from zs_env.lm.generator import Chat, CountedText, SamplingParams, TextGenerator
 from zs_env.random import derive
@@ -77,7 +77,7 @@ class Method(ABC):
         return reply
 
 
-class PromptedAgent:
+class PromptedAgent(Keyed):
     """Plays a method over a language model, with one call a turn for all slots."""
 
     def __init__(self, generator: TextGenerator, method: Method, rules: PlayRules) -> None:
@@ -89,13 +89,6 @@ class PromptedAgent:
             rules: Of the episodes.
         """
         self._generator, self._method, self._rules = generator, method, rules
-        self._keys: tuple[int, ...] | None = None
-
-    def keyed(self, keys: Sequence[int]) -> PromptedAgent:
-        """Return the same agent for one episode a slot, each named by a number."""
-        agent = copy(self)
-        agent._keys = tuple(keys)
-        return agent
 
     def predict(
         self,
@@ -171,10 +164,9 @@ class PromptedAgent:
         return {index: reply.text for index, reply in zip(chats, replies, strict=True)}
 
     def _key(self, stories: Sequence[Story], index: int, purpose: int) -> int:
-        story, seed = stories[index], self._rules.seed
-        if self._keys is None:
-            return derive(seed, index, story.num_episodes, len(story.turns), purpose)
-        return derive(seed, self._keys[index], len(story.turns), purpose)
+        story = stories[index]
+        name = self._name(index, story.num_episodes)
+        return derive(self._rules.seed, *name, len(story.turns), purpose)
 
 
 def _sum(before: int | None, reply: CountedText) -> int | None:

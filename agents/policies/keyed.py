@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 from agents.agent import Agent
 from agents.policies.agent import PolicyAgent, PolicyState
@@ -24,16 +24,24 @@ class KeyedAgent(Protocol):
         ...
 
 
-class KeyedPolicyAgent(PolicyAgent):
-    """A `PolicyAgent` that can be told which episodes its slots play."""
+class Keyed:
+    """The part of a `KeyedAgent` that keeps what it was told; it needs no `__init__`."""
 
     _keys: tuple[int, ...] | None = None
 
-    def keyed(self, keys: Sequence[int]) -> KeyedPolicyAgent:
+    def keyed(self, keys: Sequence[int]) -> Self:
         """Return the same agent for one episode a slot, each named by a number."""
         agent = copy(self)
         agent._keys = tuple(keys)
         return agent
+
+    def _name(self, slot: int, num_episodes: int) -> tuple[int, ...]:
+        """Return numbers that name the episode of a slot, by its place if nobody told it."""
+        return (slot, num_episodes) if self._keys is None else (self._keys[slot],)
+
+
+class KeyedPolicyAgent(Keyed, PolicyAgent):
+    """A `PolicyAgent` that can be told which episodes its slots play."""
 
     def _key(self, state: PolicyState, slot: int) -> int:
         if self._keys is None:
