@@ -461,13 +461,14 @@ def retyped(config: ExperimentCommand) -> str:
 def show_report(report: Report, console: Console) -> None:
     """Print the arms, and what became of the claims."""
     from agents.cli.display import new_table
-    from agents.experiments.report import FINDING_HEADS, arm_heads, arm_rows, finding_row
+    from agents.experiments.report import FINDING_HEADS, exam_heads, exam_rows, finding_row
 
-    console.print(filled(new_table(), arm_heads(report), arm_rows(report)))
+    console.print(filled(new_table("Exact match"), exam_heads(report), exam_rows(report)))
     for number, judgement in enumerate(report.judgements, 1):
         title = f"{number}. {judgement.claim.title}: {judgement.verdict}"
         rows = [finding_row(finding) for finding in judgement.findings]
-        chosen = [[row[i] for i in NARROW] for row in (FINDING_HEADS, *rows)]
+        heads = [head.replace(" (", "\n(") for head in FINDING_HEADS]
+        chosen = [[row[i] for i in NARROW] for row in (heads, *rows)]
         console.print(filled(new_table(title), chosen[0], chosen[1:]))
 
 

@@ -193,6 +193,34 @@ def arm_heads(report: Report) -> tuple[str, ...]:
     return ("arm", "noise", "seeds", *(MEASURES[name].label for name in report.experiment.measures))
 
 
+def exam_heads(report: Report) -> tuple[str, ...]:
+    """Return the head of the table of arms for a terminal of 80 columns: exams alone."""
+    labels = (MEASURES[name].label for name in _exams(report.experiment))
+    return ("arm", "seeds", *(label.replace(", ", ",\n") for label in labels))
+
+
+def exam_rows(report: Report) -> list[tuple[str, ...]]:
+    """Return that table: name, seeds, and each exam's mean above its interval."""
+    return [
+        (
+            result.arm.name,
+            str(len(result.runs)),
+            *(_two_lines(result.mean(name)) for name in _exams(report.experiment)),
+        )
+        for result in report.arms
+    ]
+
+
+def _two_lines(mean: Mean | None) -> str:
+    if mean is None or mean.low is None or mean.high is None:
+        return mean_text(mean)
+    return f"{mean.value:.3f}\n[{mean.low:.2f}, {mean.high:.2f}]"
+
+
+def _exams(experiment: Experiment) -> list[str]:
+    return [name for name in experiment.measures if MEASURES[name].is_exam]
+
+
 def finding_row(finding: Finding) -> tuple[str, ...]:
     """Return a line of a claim's table: arms, seeds, difference, p, detectable, verdict."""
     return (
@@ -309,7 +337,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def plot(report: Report, file: Path) -> None:
     """Draw every seed of every arm as a dot, with means and intervals, and write a PNG."""
-    measures = [name for name in report.experiment.measures if MEASURES[name].is_exam]
+    measures = _exams(report.experiment)
     height = 1.4 + 0.42 * len(report.arms)
     figure = Figure(figsize=(2 + 3.5 * len(measures), height), layout="constrained")
     panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]

@@ -1,11 +1,15 @@
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from agents.cli.experiment import show_report
 from agents.experiments.comparison import COMPARISON
 from agents.experiments.design import Protocol
-from agents.experiments.experiment import find_arms
+from agents.experiments.experiment import Experiment, find_arms
+from agents.experiments.measures import MEASURES
 from agents.experiments.miniature import ARMS, MINIATURE
 from agents.experiments.report import Report, as_json, markdown, plot, plot_curves, summarise
 from agents.experiments.run_files import FinishedRun
@@ -55,6 +59,18 @@ def test_page_states_detectable_differences_and_the_mean_noise_of_arms() -> None
     assert "| MDD |" in page
     assert "minimum detectable difference" in page
     assert "![Each arm, a dot a seed](miniature.png)" in page
+
+
+@pytest.mark.parametrize("experiment", [MINIATURE, COMPARISON], ids=lambda each: each.name)
+def test_terminal_of_80_columns_shows_every_cell_whole(experiment: Experiment) -> None:
+    arms = find_arms(experiment, experiment.default_arms)
+    scores = dict.fromkeys(MEASURES, 0.25)
+    runs = [FinishedRun(arm.name, seed, scores, 100.0) for arm in arms for seed in range(3)]
+    file = io.StringIO()
+    show_report(summarise(experiment, Protocol(), arms, runs), Console(file=file, width=80))
+    assert "…" not in file.getvalue()
+    assert all(arm.name in file.getvalue() for arm in arms)
+    assert file.getvalue().count("[0.25, 0.25]") >= len(arms)
 
 
 def test_every_line_of_a_table_has_as_many_cells_as_its_head() -> None:
