@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ TINY = (
 ).split()
 TOLERANCE = 2e-5
 LEARNING_RATE = 1.5e-4
+MASTER = "10.231.0.1"
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
 
@@ -293,3 +295,64 @@ def test_chunks_keep_types_apart_and_bytes_bounded(monkeypatch: pytest.MonkeyPat
     tensors = [torch.zeros(n) for n in (10, 10, 10, 40)] + [torch.zeros(2, dtype=torch.float64)]
     sizes = [[each.numel() for each in chunk] for chunk in _chunks(tensors)]
     assert sizes == [[10, 10], [10], [40], [2]]
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Yield two network namespaces joined by a cable: hosts, but for the disk that they share."""
+    names = (f"zs-a-{os.getpid()}", f"zs-b-{os.getpid()}")
+    first, second = names
+    setup = f"""set -e
+        ip netns add {first}
+        ip netns add {second}
+        ip link add zs0 netns {first} type veth peer name zs0 netns {second}
+        ip -n {first} addr add {MASTER}/24 dev zs0
+        ip -n {second} addr add 10.231.0.2/24 dev zs0
+        ip -n {first} link set lo up
+        ip -n {second} link set lo up
+        ip -n {first} link set zs0 up
+        ip -n {second} link set zs0 up
+    """
+    try:
+        made = subprocess.run(["sh", "-c", setup], capture_output=True, text=True, check=False)
+        if made.returncode:
+            pytest.skip(f"no network namespaces can be made here: {made.stderr.strip()}")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(
+                ["sh", "-c", f"ip netns delete {name}"], capture_output=True, check=False
+            )
+
+
+@pytest.mark.parametrize("layout", [{}, SHARDED], ids=["whole", "sharded"])
+def test_two_hosts_train_like_one(
+    hosts: tuple[str, str], layout: dict[str, str], alone: dict[str, Path], tmp_path: Path
+) -> None:
+    """They reach each other over their own network only, and the launcher by its address."""
+    run = tmp_path / "run"
+    options = (*TINY, "--algorithm", "ppo", "--out", str(run))
+    environ = (
+        os.environ
+        | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "zs0"}
+        | layout
+    )
+    started = [
+        subprocess.Popen(
+            [
+                *("ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run"),
+                *("--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(rank)),
+                *("--master-addr", MASTER, "--master-port", "29511"),
+                *("-m", "agents.cli.main", "train", *options),
+            ],
+            cwd=ROOT,
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank, host in enumerate(hosts)
+    ]
+    texts = [finish(each) for each in started]
+    assert [text.count("update 1/3") for text in texts] == [1, 0]
+    assert_alike(run, alone["ppo"])
