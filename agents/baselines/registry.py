@@ -135,7 +135,7 @@ def make_agent(name: str, rules: PlayRules) -> Agent:
 
 
 def policy_of(name: str) -> Path | None:
-    """Return the folder of the model that an agent of this name plays; None if there is none.
+    """Return the folder or file of the model that an agent of this name plays; None without one.
 
     Raises:
         FileNotFoundError: If it should be there and is not.
@@ -144,6 +144,8 @@ def policy_of(name: str) -> Path | None:
     scheme, place = _split(name)
     if scheme in BASELINES:
         return None if place.urls else find_policy(place.name)
+    if scheme == "sb3":
+        return Path(place.name)
     known = name in PLAYERS or scheme in _SCHEMES or name in _entry_points()
     return None if known or _is_import_path(name) else _find_policy(name)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agents.bench.config import BenchConfig, read_config
-from agents.bench.engines import EngineKind, engine_kind, writes_noise
+from agents.bench.engines import EngineKind, engine_kind, engine_sources, writes_noise
 from agents.bench.plan import conditions, missing_chunks
 from agents.tuning.records import DataError
 from zs_env.models import model_folder
@@ -89,6 +89,10 @@ def test_sets_that_cannot_be_told_apart_are_refused(tmp_path):
     [
         ({"agents": ["fly"]}, "`agent` must be .*got 'fly'"),
         ({"agents": []}, r"`agents` must not be empty, got \{\}"),
+        (
+            {"agents": [{" ": "base"}]},
+            "`agents` must hold names, or label: name, got {' ': 'base'}",
+        ),
         ({"agents": [3]}, "`agents` must hold names, or label: name, got 3"),
         ({"agents": ["base", {"base": "skill"}]}, "`agents` must differ, got 'base' twice"),
         ({"engines": ["google"]}, "`engine` must be .*got 'google'"),
@@ -106,17 +110,31 @@ def test_sets_that_cannot_be_told_apart_are_refused(tmp_path):
         ({"max_turns": 0}, "`max_turns` must be an integer of at least 1, got 0"),
         ({"prompt": "hm"}, "`prompt` must be .* got 'hm'"),
         ({"temperature": -1}, "`temperature` must be at least 0, got -1"),
+        ({"temperature": float("nan")}, "`temperature` must be at least 0, got nan"),
+        ({"temperature": float("inf")}, "`temperature` must be finite, got inf"),
+        ({"noise": [float("nan")]}, r"`noise` must be a probability in \[0, 1\], got nan"),
+        ({"noise": [-0.0, 0]}, "`noise` must differ"),
+        ({"engines": []}, r"`engines` must not be empty, got \[\]"),
         ({"speed": 9}, "unknown option of bench: `speed`; known are agents, engines"),
     ],
 )
 def test_mistakes_name_file_line_and_key(tmp_path, values, message):
-    lines = [f"{name}: {json.dumps(value)}" for name, value in (SMALL | values).items()]
+    text = "\n".join(f"{name}: {json.dumps(value)}" for name, value in (SMALL | values).items())
+    lines = text.replace("NaN", ".nan").replace("Infinity", ".inf").splitlines()
     file = tmp_path / "bench.yaml"
     file.write_text("\n".join(lines))
     number = next(n for n, line in enumerate(lines, 1) if line.startswith(next(iter(values))))
     with pytest.raises(DataError, match=message) as caught:
         read_config(file)
     assert str(caught.value).startswith(f"{file}:{number}: ")
+
+
+def test_agent_named_twice_in_one_table_is_told(tmp_path):
+    """YAML alone would keep the last one, and drop the other without a word."""
+    file = tmp_path / "bench.yaml"
+    file.write_text("num_questions: 3\nengines: world\nagents:\n  a: random\n  a: oracle\n")
+    with pytest.raises(DataError, match=r"yaml:3: `a` must stand once, and stands in line 4"):
+        read_config(file)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -145,6 +163,22 @@ def test_what_must_be_there_is_asked_for(tmp_path, name):
 )
 def test_engines_are_told_apart(name, kind, noise):
     assert (engine_kind(name), writes_noise(name)) == (kind, noise)
+
+
+def test_files_and_models_that_engines_are_made_of_are_found(tmp_path):
+    corpus, folder = tmp_path / "c.jsonl", model_folder("simulator-tiny")
+    corpus.touch()
+    for name, sources in (
+        (f"bm25:{corpus}?k1=1.2", [corpus]),
+        (f"dense:{corpus}?model={folder}", [corpus, folder]),
+        (f"simulator:{folder}", [folder]),
+        ("simulator-tiny", [folder]),
+        ("simulator:http://h/v1#m", []),
+        ("simulator:some/hub-id", []),
+        ("world", []),
+        ("my.module:engine", []),
+    ):
+        assert list(engine_sources(name)) == sources
 
 
 def make_config(**values):
