@@ -271,7 +271,7 @@ def results_table(conditions: Sequence[Mapping[str, Any]]) -> Table:
     for each in conditions:
         rows.setdefault(each["agent"], {})[_column(each)] = _cell(each["metrics"]["exact_match"])
     table = new_table("Exact match, 95 % intervals")
-    table.add_column("agent", no_wrap=True)
+    table.add_column("agent", overflow="fold")  # numbers must not be cut off
     for column in columns:
         table.add_column(Text(column), justify="right", no_wrap=True)
     for agent, cells in rows.items():

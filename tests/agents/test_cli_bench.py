@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from io import StringIO
 from pathlib import Path
 from threading import Lock
 
 import pytest
 import yaml
+from rich.console import Console
 
 from agents.bench.plan import key_of
 from agents.bench.rows import EPISODES_FILE
 from agents.bench.store import read_rows
+from agents.cli.bench import results_table
 from agents.cli.main import main
 from zs_env.lm.generator import Chat, SamplingParams
 from zs_env.lm.transformers import TransformersLM
@@ -198,6 +201,22 @@ def test_death_of_a_process_is_recorded_and_played_again_if_wanted(in_tmp, capsy
     assert bench("--workers", "2", "--retry-failed", agents=agents, **values) == 0
     assert len(episodes()) == 4
     assert [each["num_failed"] for each in results()["conditions"]] == [0, 0]
+
+
+def test_long_name_is_wrapped_before_a_number_is_cut_off():
+    metrics = {"exact_match": {"mean": 0.5, "low": 0.25, "high": 0.75}}
+    places = [("simulator-medium", 0), ("simulator-medium", 0.5), ("bm25", 0)]
+    conditions = [
+        {"agent": "a" * 60, "environment": "ZeroSearch-v0", "engine": e, "noise": n}
+        | {"metrics": metrics}
+        for e, n in places
+    ]
+    console = Console(width=80, file=StringIO())
+    console.print(results_table(conditions))
+    shown = console.file.getvalue()
+    assert shown.count("0.25–0.75") == 3
+    assert shown.count("a") >= 60
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_mistakes_are_told_in_one_line(in_tmp, capsys):

@@ -119,7 +119,7 @@ def test_rest_is_not_tried_after_several_failures_in_a_row(picky):
 def test_agent_that_breaks_its_promise_costs_episodes_but_not_the_benchmark(
     tmp_path, monkeypatch, body, error
 ):
-    name = f"broken_{abs(hash(body))}"
+    name = f"broken_agent_{len(body)}"
     (tmp_path / f"{name}.py").write_text(
         f"""
 class Broken:
