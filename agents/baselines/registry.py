@@ -186,8 +186,9 @@ def _find_policy(name: str) -> Path:
     except FileNotFoundError as error:
         known = ", ".join([*PLAYERS, *BASELINES, *_entry_points()])
         raise FileNotFoundError(
-            f"`agent` must be {known}, base, skill, a folder with a model or a run, openai:<URL>, "
-            f"sb3:<file> or module:attribute, got {without_userinfo(name)!r}"
+            f"`agent` must be {known}, base, skill, a folder with a model or a run (`zerosearch "
+            f"demo` leaves one in runs/demo), openai:<URL>, sb3:<file> or module:attribute, got "
+            f"{without_userinfo(name)!r}"
         ) from error
 
 

@@ -234,14 +234,16 @@ def test_mistakes_are_told_in_one_line(in_tmp, capsys):
 
 
 def test_small_version_of_the_miniwiki_example(in_tmp):
+    Path("runs").mkdir()
+    Path("runs/demo").symlink_to(model_folder("skill"))
     example = yaml.safe_load((ROOT / "examples" / "benchmarks" / "miniwiki.yaml").read_text())
-    example |= {"num_questions": 8, "engines": ["simulator-tiny", "bm25"]}
+    example |= {"num_questions": 8, "engines": ["simulator-tiny", "bm25"], "noise": [0, 0.5]}
     assert bench("--workers", "1", **example) == 0
     found = results()
-    assert len(found["conditions"]) == 8 * 3
+    assert len(found["conditions"]) == 9 * 3
     assert not any(each["num_failed"] for each in found["conditions"])
-    assert len(found["comparisons"]) == 3 * 28
-    assert len(found["robustness"]) == len(found["sim_to_real"]) == 8
+    assert len(found["comparisons"]) == 3 * 36
+    assert len(found["robustness"]) == len(found["sim_to_real"]) == 9
     tokens = {each["agent"]: each["metrics"]["tokens"] for each in found["conditions"]}
     assert [name for name, value in tokens.items() if value is None] == [
         *("random", "scripted", "oracle"),

@@ -21,22 +21,37 @@ def write(folder, **values):
     return file
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "examples" / "benchmarks").glob("*.yaml")))
-def test_examples_can_be_read(file, tmp_path, monkeypatch):
+@pytest.fixture
+def demo(tmp_path, monkeypatch):
+    """A folder in which runs/demo is what `zerosearch demo` leaves: a policy."""
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "demo").symlink_to(model_folder("base"))  # what `make demo` leaves
+    (tmp_path / "runs" / "demo").symlink_to(model_folder("base"))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "examples" / "benchmarks").glob("*.yaml")))
+def test_examples_can_be_read(file, demo):
     config = read_config(file)
     assert config.num_questions in (200, 500)
     assert config.seeds == (0,)
 
 
-def test_miniwiki_example_is_what_the_docs_say():
+def test_miniwiki_example_is_what_the_docs_say(demo):
     config = read_config(ROOT / "examples" / "benchmarks" / "miniwiki.yaml")
-    assert list(config.agents) == "random direct cot rag scripted oracle base skill".split()
+    names = "random direct cot rag scripted oracle base skill grpo".split()
+    assert list(config.agents) == names
+    assert config.agents["grpo"] == "runs/demo"
     played = {(each.engine, each.noise) for each in conditions(config)}
-    assert played == {("simulator", 0.0), ("simulator", 0.5), ("bm25", 0.0)}
+    assert played == {*(("simulator", p) for p in (0, 0.25, 0.5, 0.75)), ("bm25", 0.0)}
     assert len(config.load_questions()) == 200
+    shipped = read_config(ROOT / "examples" / "benchmarks" / "miniwiki-shipped.yaml")
+    assert list(shipped.agents) == names[:-1]
+
+
+def test_example_that_needs_a_trained_agent_says_where_it_comes_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"miniwiki.yaml:5: .*`zerosearch demo` leaves one in runs"):
+        read_config(ROOT / "examples" / "benchmarks" / "miniwiki.yaml")
 
 
 def test_paper_example_asks_500_questions_of_each_set():
