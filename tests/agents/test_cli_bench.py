@@ -139,16 +139,16 @@ def test_other_settings_need_another_folder(in_tmp, capsys):
 
 
 def test_engine_whose_file_changed_needs_another_folder(in_tmp, capsys):
-    corpus = Path("corpus.jsonl")
-    corpus.write_text('{"id": "1", "title": "Ada", "text": "Ada was born in Rome."}\n')
-    values = {"agents": ["oracle"], "engines": ["bm25:corpus.jsonl"], "num_questions": 2}
+    cities = Path("cities.jsonl")
+    cities.write_text('{"id": "1", "title": "Ada", "text": "Ada was born in Rome."}\n')
+    values = {"agents": ["oracle"], "engines": ["bm25:cities.jsonl"], "num_questions": 2}
     assert bench("--workers", "1", **values) == 0
-    [checksum] = results()["provenance"]["engines_sha256"]["bm25:corpus.jsonl"]
-    assert checksum == hashlib.sha256(corpus.read_bytes()).hexdigest()
-    corpus.write_text('{"id": "1", "title": "Ada", "text": "Ada was born in Oslo."}\n')
+    [checksum] = results()["provenance"]["engines_sha256"]["bm25:cities.jsonl"]
+    assert checksum == hashlib.sha256(cities.read_bytes()).hexdigest()
+    cities.write_text('{"id": "1", "title": "Ada", "text": "Ada was born in Oslo."}\n')
     assert bench("--workers", "1", **values) == 2
     error = capsys.readouterr().err
-    assert "of the same benchmark, but in out/bench.json engines_sha256 'bm25:corpus" in error
+    assert "of the same benchmark, but in out/bench.json engines_sha256 'bm25:cities" in error
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
