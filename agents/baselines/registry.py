@@ -135,7 +135,7 @@ def make_agent(name: str, rules: PlayRules) -> Agent:
 
 
 def policy_of(name: str) -> Path | None:
-    """Return the folder of the model that an agent of this name plays; None if there is none.
+    """Return the folder or file of the model that an agent of this name plays; None without one.
 
     Raises:
         FileNotFoundError: If it should be there and is not.
@@ -144,6 +144,8 @@ def policy_of(name: str) -> Path | None:
     scheme, place = _split(name)
     if scheme in BASELINES:
         return None if place.urls else find_policy(place.name)
+    if scheme == "sb3":
+        return Path(place.name)
     known = name in PLAYERS or scheme in _SCHEMES or name in _entry_points()
     return None if known or _is_import_path(name) else _find_policy(name)
 
@@ -184,8 +186,9 @@ def _find_policy(name: str) -> Path:
     except FileNotFoundError as error:
         known = ", ".join([*PLAYERS, *BASELINES, *_entry_points()])
         raise FileNotFoundError(
-            f"`agent` must be {known}, base, skill, a folder with a model or a run, openai:<URL>, "
-            f"sb3:<file> or module:attribute, got {without_userinfo(name)!r}"
+            f"`agent` must be {known}, base, skill, a folder with a model or a run (`zerosearch "
+            f"demo` leaves one in runs/demo), openai:<URL>, sb3:<file> or module:attribute, got "
+            f"{without_userinfo(name)!r}"
         ) from error
 
 

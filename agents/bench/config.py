@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -139,7 +140,7 @@ def _read_agents(name: str, value: Any) -> dict[str, str]:
     for each in value if isinstance(value, list) else [value]:
         pairs = each.items() if isinstance(each, dict) else [(each, each)]
         for label, agent in pairs:
-            if not isinstance(label, str) or not isinstance(agent, str):
+            if not isinstance(label, str) or not isinstance(agent, str) or not label.strip():
                 raise ValueError(f"`{name}` must hold names, or label: name, got {each!r}")
             if label in agents:
                 raise ValueError(f"`{name}` must differ, got {label!r} twice")
@@ -239,6 +240,12 @@ def _check_questions(config: BenchConfig) -> None:
         QuestionSet(name)
 
 
+def _check_temperature(config: BenchConfig) -> None:
+    check_at_least(0, temperature=config.temperature)
+    if math.isinf(config.temperature):
+        raise ValueError(f"`temperature` must be finite, got {config.temperature!r}")
+
+
 _CHECKS: Final[Mapping[str, Callable[[BenchConfig], object]]] = {
     "environments": _check_environments,
     "agents": _check_agents,
@@ -251,7 +258,7 @@ _CHECKS: Final[Mapping[str, Callable[[BenchConfig], object]]] = {
     "split": lambda c: Settings(split=c.split),
     "max_turns": lambda c: Settings(max_turns=c.max_turns),
     "max_new_tokens": lambda c: check_at_least(1, max_new_tokens=c.max_new_tokens),
-    "temperature": lambda c: check_at_least(0, temperature=c.temperature),
+    "temperature": _check_temperature,
     "prompt": lambda c: make_prompt(c.prompt),
     "top_k": lambda c: Settings(top_k=c.top_k),
 }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from functools import lru_cache
+from pathlib import Path
 from typing import Final
 
 from agents.cli.options import load_engine
-from zs_env.models import SIMULATORS
+from zs_env.models import SIMULATORS, model_folder
 from zs_env.search.engine import SearchEngine
 from zs_env.search.names import read_place
 from zs_env.search.registry import check_engine
@@ -29,6 +30,9 @@ _KINDS: Final = {
     "world": EngineKind.EXACT,
     "empty": EngineKind.EMPTY,
 }
+
+
+_MADE_OF_FILES: Final = ("simulator", "vllm", "bm25", "dense")
 
 
 def engine_kind(name: str) -> EngineKind:
@@ -65,6 +69,26 @@ def check_engine_name(name: str) -> None:
         open_engine(name)
     else:
         check_engine(name)
+
+
+def engine_sources(name: str) -> tuple[Path, ...]:
+    """Return the files and model folders here that an engine's replies depend on.
+
+    What a server holds, or the Hugging Face hub, cannot be told from here; recordings grow, and
+    hold what they were made with.
+
+    Example:
+        >>> [path.name for path in engine_sources("simulator-tiny")], engine_sources("bm25")
+        (['simulator-tiny'], ())
+    """
+    scheme, _, rest = name.partition(":")
+    if name in SIMULATORS:
+        return (model_folder(name),)
+    if scheme not in _MADE_OF_FILES:
+        return ()
+    place = read_place(rest)
+    named = (place.name, place.options.get("model", ""))
+    return tuple(path for path in map(Path, filter(None, named)) if path.exists())
 
 
 @lru_cache(maxsize=8)

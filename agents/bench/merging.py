@@ -1,16 +1,18 @@
 """Several benchmarks as one leaderboard: what they have in common, and what was left out.
 
 Agents are compared on the same questions, or not at all. A condition is common if every run has
-it with the same questions, golden answers and seeds; others are left out, and a note says so. The
-numbers are computed anew from the episodes, as those of one benchmark.
+it with the same questions, golden answers and seeds, and nothing speaks against its engine being
+the same; others are left out, and a note says so. The numbers are computed anew from the episodes,
+as those of one benchmark.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -96,7 +98,7 @@ def merge(runs: Sequence[BenchRun]) -> BenchRun:
     """
     runs = _named_apart(runs)
     tasks = {run.name: tasks_of(run) for run in runs}
-    common, left_out = _shared(tasks)
+    common, left_out = _shared(tasks, {run.name: engine_checksums(run) for run in runs})
     if not common:
         raise ValueError(
             "`runs` must have a condition in common, with the same questions and seeds, got: "
@@ -138,21 +140,35 @@ def tasks_of(run: BenchRun) -> dict[Task, frozenset[Asked]]:
     return {task: frozenset(questions) for task, questions in asked.items()}
 
 
+def engine_checksums(run: BenchRun) -> dict[str, Any]:
+    """Return the checksums of the models and files of a run's engines, as far as they are known."""
+    merged = [each["provenance"] for each in run.results.get("runs", ())]
+    found = [each.get("engines_sha256", {}) for each in (run.results["provenance"], *merged)]
+    return {name: checksums for each in found for name, checksums in each.items()}
+
+
 def _shared(
-    tasks: Mapping[str, Mapping[Task, frozenset[Asked]]],
+    tasks: Mapping[str, Mapping[Task, frozenset[Asked]]], engines: Mapping[str, Mapping[str, Any]]
 ) -> tuple[frozenset[Task], list[str]]:
     """Return the conditions that all runs have alike, and a note for each of the others."""
     everything = dict.fromkeys(task for found in tasks.values() for task in found)
-    notes = {task: _why_not(task, tasks) for task in everything}
+    notes = {task: _why_not(task, tasks, engines) for task in everything}
     common = frozenset(task for task, note in notes.items() if not note)
     return common, [note for note in notes.values() if note]
 
 
-def _why_not(task: Task, tasks: Mapping[str, Mapping[Task, frozenset[Asked]]]) -> str:
+def _why_not(
+    task: Task,
+    tasks: Mapping[str, Mapping[Task, frozenset[Asked]]],
+    engines: Mapping[str, Mapping[str, Any]],
+) -> str:
     """Return why a condition is not common; nothing if it is."""
     present = {name: found[task] for name, found in tasks.items() if task in found}
     if len(present) < len(tasks):
         return f"Left out: {task}, which only {_listed(present)} has."
+    known = [found[task.engine] for found in engines.values() if task.engine in found]
+    if any(checksums != known[0] for checksums in known):
+        return f"Left out: {task}, for the engine's files differ between {_listed(present)}."
     if len(set(present.values())) == 1:
         return ""
     questions = {name: {each[:-1] for each in asked} for name, asked in present.items()}
@@ -169,26 +185,30 @@ def _listed(names: Iterable[str]) -> str:
 
 def _named_apart(runs: Sequence[BenchRun]) -> list[BenchRun]:
     """Return the runs with names that differ."""
-    seen: Counter[str] = Counter()
-    named = []
+    named: dict[str, BenchRun] = {}
     for run in runs:
-        seen[run.name] += 1
-        name = run.name if seen[run.name] == 1 else f"{run.name} #{seen[run.name]}"
-        named.append(replace(run, name=name))
-    return named
+        name = _unused(run.name, named)
+        named[name] = replace(run, name=name)
+    return list(named.values())
+
+
+def _unused(name: str, used: Collection[str]) -> str:
+    """Return a name, with a number behind it if need be, that is not used yet."""
+    numbered = (f"{name} #{number}" for number in count(2))
+    return next(each for each in chain([name], numbered) if each not in used)
 
 
 def _agents_apart(runs: Sequence[BenchRun]) -> Iterator[BenchRun]:
     """Yield the runs with names of agents that differ between them."""
-    agents = [{row.condition.agent for row in run.episodes} for run in runs]
-    count = Counter(agent for found in agents for agent in found)
-    for run in runs:
-        rows = (
-            _renamed(row, f"{row.condition.agent} ({run.name})")
-            if count[row.condition.agent] > 1
-            else row
-            for row in run.episodes
-        )
+    agents = [sorted({row.condition.agent for row in run.episodes}) for run in runs]
+    num = Counter(agent for found in agents for agent in found)
+    used = {agent for agent in num if num[agent] == 1}
+    for run, found in zip(runs, agents, strict=True):
+        names = {agent: agent for agent in found}
+        for agent in (each for each in found if num[each] > 1):
+            names[agent] = _unused(f"{agent} ({run.name})", used)
+            used.add(names[agent])
+        rows = (_renamed(row, names[row.condition.agent]) for row in run.episodes)
         yield replace(run, episodes=tuple(rows))
 
 

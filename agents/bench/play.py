@@ -25,6 +25,9 @@ from zs_env.task.rewards import substring_match
 MAX_FAILURES: Final = 3
 """Questions that may fail in a row before the rest of a chunk is given up."""
 
+# An agent that calls sys.exit() has failed; the benchmark has not.
+_FAILURES: Final = (Exception, SystemExit)
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkTask:
@@ -50,7 +53,7 @@ def play_chunk(task: ChunkTask) -> list[EpisodeRow]:
     chunk = task.chunk
     try:
         return _play(task.config, chunk.condition, chunk.questions)
-    except Exception as error:
+    except _FAILURES as error:
         if len(chunk.questions) == 1:
             return failed_rows(chunk, _reason(error))
     return _play_one_by_one(task.config, chunk)
@@ -63,7 +66,7 @@ def _play_one_by_one(config: BenchConfig, chunk: Chunk) -> list[EpisodeRow]:
         try:
             rows += _play(config, chunk.condition, (question,))
             num_failures = 0
-        except Exception as error:
+        except _FAILURES as error:
             num_failures += 1
             rows += failed_rows(Chunk(chunk.condition, (question,)), _reason(error))
             if num_failures == MAX_FAILURES:
@@ -73,7 +76,7 @@ def _play_one_by_one(config: BenchConfig, chunk: Chunk) -> list[EpisodeRow]:
     return rows
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

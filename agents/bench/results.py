@@ -11,7 +11,7 @@ import numpy as np
 
 from agents.bench.engines import EngineKind, engine_kind, writes_noise
 from agents.bench.rows import EpisodeRow
-from agents.bench.scores import PlaceScores, Scores
+from agents.bench.scores import EFFORTS, PlaceScores, Scores
 from agents.bench.statistics import (
     CONFIDENCE,
     NUM_RESAMPLES,
@@ -31,7 +31,7 @@ from agents.bench.statistics import (
 from agents.experiments.statistics import holm
 
 RATES: Final = ("exact_match", "sub_exact_match")
-MEANS: Final = ("f1", "searches", "tokens", "turns", "invalid", "seconds")
+MEANS: Final = ("f1", *EFFORTS)
 THRESHOLDS: Final = np.linspace(0.0, 0.95, 20).round(2)
 
 Json = dict[str, Any]

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from agents.bench.rows import EpisodeRow
 from agents.bench.statistics import Floats
 from agents.bench.store import FAILED
+
+EFFORTS: Final = ("searches", "tokens", "turns", "invalid", "seconds")
+"""What an episode took: unknown, rather than nothing, if the episode failed."""
 
 
 class Place(NamedTuple):
@@ -43,7 +46,7 @@ class PlaceScores:
     rows: tuple[tuple[EpisodeRow, ...], ...]
 
     def values(self, name: str) -> Floats:
-        """Return a field of the rows, shape (questions, seeds); NaN where it is None."""
+        """Return a field of the rows, shape (questions, seeds); NaN where it is not known."""
         found = [[_number(row, name) for row in same] for same in self.rows]
         return np.array(found, dtype=np.float64)
 
@@ -60,7 +63,8 @@ class PlaceScores:
 
 def _number(row: EpisodeRow, name: str) -> float:
     value = len(row.turns) if name == "turns" else getattr(row, name)
-    return np.nan if value is None else float(value)
+    unknown = value is None or (name in EFFORTS and row.stop_reason == FAILED)
+    return np.nan if unknown else float(value)
 
 
 @dataclass(frozen=True)
@@ -82,14 +86,17 @@ class Scores:
         """Arrange rows.
 
         Raises:
-            ValueError: If there are none, or a place lacks an episode that another has.
+            ValueError: If there are none, one is there twice, or a place lacks an episode that
+                another has.
         """
         found: dict[Place, dict[QuestionKey, dict[int, EpisodeRow]]] = {}
         hops: dict[QuestionKey, int | None] = {}
         for row in rows:
             place = Place(*(getattr(row.condition, name) for name in Place._fields))
             key = QuestionKey(row.data_source, row.question_id)
-            found.setdefault(place, {}).setdefault(key, {})[row.condition.seed] = row
+            same = found.setdefault(place, {}).setdefault(key, {})
+            if same.setdefault(row.condition.seed, row) is not row:
+                raise ValueError(f"`rows` must hold {key} of {row.condition} once, got it twice")
             hops.setdefault(key, row.num_hops)
         questions = _by_source(hops)
         places = {place: _arrange(place, same, questions) for place, same in found.items()}

@@ -84,11 +84,13 @@ class Setup:
         config: What the file says.
         questions: What all agents are asked.
         weights: Checksums of the agents' models, by what the benchmark calls the agents.
+        engines: Checksums of the models and files of engines, by the engines' names.
     """
 
     config: BenchConfig
     questions: tuple[Question, ...]
     weights: dict[str, str]
+    engines: dict[str, list[str]]
 
 
 def prepare(command: Bench) -> Setup:
@@ -100,13 +102,23 @@ def prepare(command: Bench) -> Setup:
     """
     from agents.baselines.registry import policy_of
     from agents.bench.config import read_config
+    from agents.bench.engines import engine_sources
 
     check_at_least(1, workers=command.workers, chunk_size=command.chunk_size)
     check_folder(command.out)
     config = read_config(command.file)
-    folders = {label: policy_of(name) for label, name in config.agents.items()}
-    weights = {label: weights_checksum(folder) for label, folder in folders.items() if folder}
-    return Setup(config, config.load_questions(), weights)
+    models = {label: policy_of(name) for label, name in config.agents.items()}
+    weights = {label: _checksum(model) for label, model in models.items() if model}
+    sources = {name: engine_sources(name) for name in config.engines}
+    engines = {name: list(map(_checksum, paths)) for name, paths in sources.items() if paths}
+    return Setup(config, config.load_questions(), weights, engines)
+
+
+def _checksum(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the weights in a model folder."""
+    from zs_env.search.build_once import default_folder, file_digest
+
+    return weights_checksum(path) if path.is_dir() else file_digest(path, default_folder())
 
 
 def identity(setup: Setup) -> dict[str, dict[str, Any]]:
@@ -116,7 +128,12 @@ def identity(setup: Setup) -> dict[str, dict[str, Any]]:
         "max_new_tokens": config.max_new_tokens,
         "temperature": config.temperature,
     }
-    return {"settings": settings, "agents": dict(config.agents), "weights_sha256": setup.weights}
+    return {
+        "settings": settings,
+        "agents": dict(config.agents),
+        "weights_sha256": setup.weights,
+        "engines_sha256": setup.engines,
+    }
 
 
 def begin(command: Bench, setup: Setup) -> Collection[EpisodeKey]:
@@ -254,7 +271,7 @@ def results_table(conditions: Sequence[Mapping[str, Any]]) -> Table:
     for each in conditions:
         rows.setdefault(each["agent"], {})[_column(each)] = _cell(each["metrics"]["exact_match"])
     table = new_table("Exact match, 95 % intervals")
-    table.add_column("agent", no_wrap=True)
+    table.add_column("agent", overflow="fold")  # numbers must not be cut off
     for column in columns:
         table.add_column(Text(column), justify="right", no_wrap=True)
     for agent, cells in rows.items():
@@ -296,4 +313,5 @@ def describe(command: Bench, setup: Setup) -> dict[str, Any]:
         "workers": command.workers,
         "machine": machine(threads),
         "weights_sha256": setup.weights,
+        "engines_sha256": setup.engines,
     }

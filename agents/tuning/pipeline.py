@@ -443,9 +443,35 @@ def _value(node: Any) -> Any:
         ValueError: If it has none.
     """
     try:
-        return yaml.SafeLoader("").construct_object(node, deep=True)
+        value = yaml.SafeLoader("").construct_object(node, deep=True)
     except yaml.YAMLError as error:
         raise ValueError(str(getattr(error, "problem", error))) from error
+    _check_keys(node)
+    return value
+
+
+def _check_keys(root: Any) -> None:
+    """Check that no mapping within a node has a key twice: YAML would keep the last one."""
+    waiting, seen = [root], {id(root)}
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.ScalarNode):
+            continue
+        if isinstance(node, yaml.MappingNode):
+            _check_distinct(node)
+        for each in node.value:
+            parts = each if isinstance(each, tuple) else (each,)
+            waiting += [part for part in parts if id(part) not in seen]
+            seen.update(map(id, parts))
+
+
+def _check_distinct(node: yaml.MappingNode) -> None:
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        name = str(key.value)
+        if name in lines:
+            raise ValueError(f"`{name}` must stand once, and stands in line {lines[name]}")
+        lines[name] = _line(key)
 
 
 def _line(node: Any) -> int:

@@ -1,5 +1,6 @@
 """`zerosearch bench`."""
 
+import hashlib
 import json
 import os
 import signal
@@ -7,15 +8,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from io import StringIO
 from pathlib import Path
 from threading import Lock
 
 import pytest
 import yaml
+from rich.console import Console
 
 from agents.bench.plan import key_of
 from agents.bench.rows import EPISODES_FILE
 from agents.bench.store import read_rows
+from agents.cli.bench import results_table
 from agents.cli.main import main
 from zs_env.lm.generator import Chat, SamplingParams
 from zs_env.lm.transformers import TransformersLM
@@ -134,6 +138,19 @@ def test_other_settings_need_another_folder(in_tmp, capsys):
     assert "`out` must be a new folder or that of the same benchmark" in capsys.readouterr().err
 
 
+def test_engine_whose_file_changed_needs_another_folder(in_tmp, capsys):
+    cities = Path("cities.jsonl")
+    cities.write_text('{"id": "1", "title": "Ada", "text": "Ada was born in Rome."}\n')
+    values = {"agents": ["oracle"], "engines": ["bm25:cities.jsonl"], "num_questions": 2}
+    assert bench("--workers", "1", **values) == 0
+    [checksum] = results()["provenance"]["engines_sha256"]["bm25:cities.jsonl"]
+    assert checksum == hashlib.sha256(cities.read_bytes()).hexdigest()
+    cities.write_text('{"id": "1", "title": "Ada", "text": "Ada was born in Oslo."}\n')
+    assert bench("--workers", "1", **values) == 2
+    error = capsys.readouterr().err
+    assert "of the same benchmark, but in out/bench.json engines_sha256 'bm25:cities" in error
+
+
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
 def test_killed_run_goes_on_and_loses_and_repeats_nothing(in_tmp, kill):
     """Killed again and again, until it is done."""
@@ -186,6 +203,22 @@ def test_death_of_a_process_is_recorded_and_played_again_if_wanted(in_tmp, capsy
     assert [each["num_failed"] for each in results()["conditions"]] == [0, 0]
 
 
+def test_long_name_is_wrapped_before_a_number_is_cut_off():
+    metrics = {"exact_match": {"mean": 0.5, "low": 0.25, "high": 0.75}}
+    places = [("simulator-medium", 0), ("simulator-medium", 0.5), ("bm25", 0)]
+    conditions = [
+        {"agent": "a" * 60, "environment": "ZeroSearch-v0", "engine": e, "noise": n}
+        | {"metrics": metrics}
+        for e, n in places
+    ]
+    console = Console(width=80, file=StringIO())
+    console.print(results_table(conditions))
+    shown = console.file.getvalue()
+    assert shown.count("0.25–0.75") == 3
+    assert shown.count("a") >= 60
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 def test_mistakes_are_told_in_one_line(in_tmp, capsys):
     for values, message in (
         ({"agents": ["fly"]}, "small.yaml:1: `agent` must be "),
@@ -201,14 +234,16 @@ def test_mistakes_are_told_in_one_line(in_tmp, capsys):
 
 
 def test_small_version_of_the_miniwiki_example(in_tmp):
+    Path("runs").mkdir()
+    Path("runs/demo").symlink_to(model_folder("skill"))
     example = yaml.safe_load((ROOT / "examples" / "benchmarks" / "miniwiki.yaml").read_text())
-    example |= {"num_questions": 8, "engines": ["simulator-tiny", "bm25"]}
+    example |= {"num_questions": 8, "engines": ["simulator-tiny", "bm25"], "noise": [0, 0.5]}
     assert bench("--workers", "1", **example) == 0
     found = results()
-    assert len(found["conditions"]) == 8 * 3
+    assert len(found["conditions"]) == 9 * 3
     assert not any(each["num_failed"] for each in found["conditions"])
-    assert len(found["comparisons"]) == 3 * 28
-    assert len(found["robustness"]) == len(found["sim_to_real"]) == 8
+    assert len(found["comparisons"]) == 3 * 36
+    assert len(found["robustness"]) == len(found["sim_to_real"]) == 9
     tokens = {each["agent"]: each["metrics"]["tokens"] for each in found["conditions"]}
     assert [name for name, value in tokens.items() if value is None] == [
         *("random", "scripted", "oracle"),

@@ -279,9 +279,12 @@ const MARKS = [
   (r) => drawn("path", { d: `M0 ${1.3 * r}L${1.3 * r} ${-r}H${-1.3 * r}Z`, class: "mark" }),
 ];
 const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
+// Where the eight colours begin anew, marks and dashes must not.
+const style = (index) => index + Math.floor(index / 8);
+const dashes = (index) => DASHES[style(index) % DASHES.length];
 
 function mark(index, x, y, size = 4.5) {
-  const symbol = MARKS[index % MARKS.length](size);
+  const symbol = MARKS[style(index) % MARKS.length](size);
   symbol.setAttribute("transform", `translate(${x.toFixed(1)} ${y.toFixed(1)})`);
   return symbol;
 }
@@ -297,7 +300,7 @@ function legend(names) {
         drawn(
           "svg",
           { width: 34, height: 14, "aria-hidden": "true" },
-          drawn("path", { d: "M1 7H33", class: "line", "stroke-dasharray": DASHES[index % 4] }),
+          drawn("path", { d: "M1 7H33", class: "line", "stroke-dasharray": dashes(index) }),
           mark(index, 17, 7),
         ),
         shown(name),
@@ -413,7 +416,7 @@ function drawnSeries({ name, points, group }, index, { place, down, band, marks 
     .join("L");
   const bounded = known.filter((each) => Number.isFinite(each.low) && Number.isFinite(each.high));
   const line =
-    path && drawn("path", { d: `M${path}`, class: "line", "stroke-dasharray": DASHES[colour % 4] });
+    path && drawn("path", { d: `M${path}`, class: "line", "stroke-dasharray": dashes(colour) });
   const bars = band
     ? []
     : bounded.map((each) =>

@@ -136,7 +136,7 @@ function robustnessFigure(environment, engine) {
         lineChart(width, {
           label,
           series,
-          spread: width < 500 ? 3 : 5,
+          spread: Math.min(width < 500 ? 3 : 5, 24 / series.length),
           x: { label: "probability p of noisy documents", ticks: noises },
           y: { label: "exact match", range: [0, 1] },
         }).svg,
@@ -671,7 +671,7 @@ function transcript(episode) {
       ),
       fact(
         "Effort",
-        `${episode.searches} searches · ${episode.tokens ?? "unknown"} tokens · ${episode.invalid} invalid · ${fixed(episode.seconds, 2)} s`,
+        `${episode.searches} ${episode.searches === 1 ? "search" : "searches"} · ${episode.tokens ?? "unknown"} tokens · ${episode.invalid} invalid · ${fixed(episode.seconds, 2)} s`,
       ),
       fact(
         "Question",

@@ -84,6 +84,7 @@ def test_policies_are_found_by_shipped_name_folder_and_baseline():
     assert isinstance(make_agent(str(folder), RULES), KeyedPolicyAgent)
     for name in ("oracle", "openai:http://localhost:1/v1", "rag:http://localhost:1/v1#m", "a.b:c"):
         assert policy_of(name) is None
+    assert policy_of("sb3:runs/ppo.zip?algorithm=A2C") == Path("runs/ppo.zip")
 
 
 def test_servers_are_named_as_those_of_engines():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agents.bench.config import BenchConfig, read_config
-from agents.bench.engines import EngineKind, engine_kind, writes_noise
+from agents.bench.engines import EngineKind, engine_kind, engine_sources, writes_noise
 from agents.bench.plan import conditions, missing_chunks
 from agents.tuning.records import DataError
 from zs_env.models import model_folder
@@ -21,22 +21,37 @@ def write(folder, **values):
     return file
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "examples" / "benchmarks").glob("*.yaml")))
-def test_examples_can_be_read(file, tmp_path, monkeypatch):
+@pytest.fixture
+def demo(tmp_path, monkeypatch):
+    """A folder in which runs/demo is what `zerosearch demo` leaves: a policy."""
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "demo").symlink_to(model_folder("base"))  # what `make demo` leaves
+    (tmp_path / "runs" / "demo").symlink_to(model_folder("base"))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "examples" / "benchmarks").glob("*.yaml")))
+def test_examples_can_be_read(file, demo):
     config = read_config(file)
     assert config.num_questions in (200, 500)
     assert config.seeds == (0,)
 
 
-def test_miniwiki_example_is_what_the_docs_say():
+def test_miniwiki_example_is_what_the_docs_say(demo):
     config = read_config(ROOT / "examples" / "benchmarks" / "miniwiki.yaml")
-    assert list(config.agents) == "random direct cot rag scripted oracle base skill".split()
+    names = "random direct cot rag scripted oracle base skill grpo".split()
+    assert list(config.agents) == names
+    assert config.agents["grpo"] == "runs/demo"
     played = {(each.engine, each.noise) for each in conditions(config)}
-    assert played == {("simulator", 0.0), ("simulator", 0.5), ("bm25", 0.0)}
+    assert played == {*(("simulator", p) for p in (0, 0.25, 0.5, 0.75)), ("bm25", 0.0)}
     assert len(config.load_questions()) == 200
+    shipped = read_config(ROOT / "examples" / "benchmarks" / "miniwiki-shipped.yaml")
+    assert list(shipped.agents) == names[:-1]
+
+
+def test_example_that_needs_a_trained_agent_says_where_it_comes_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"miniwiki.yaml:5: .*`zerosearch demo` leaves one in runs"):
+        read_config(ROOT / "examples" / "benchmarks" / "miniwiki.yaml")
 
 
 def test_paper_example_asks_500_questions_of_each_set():
@@ -89,6 +104,10 @@ def test_sets_that_cannot_be_told_apart_are_refused(tmp_path):
     [
         ({"agents": ["fly"]}, "`agent` must be .*got 'fly'"),
         ({"agents": []}, r"`agents` must not be empty, got \{\}"),
+        (
+            {"agents": [{" ": "base"}]},
+            "`agents` must hold names, or label: name, got {' ': 'base'}",
+        ),
         ({"agents": [3]}, "`agents` must hold names, or label: name, got 3"),
         ({"agents": ["base", {"base": "skill"}]}, "`agents` must differ, got 'base' twice"),
         ({"engines": ["google"]}, "`engine` must be .*got 'google'"),
@@ -106,17 +125,31 @@ def test_sets_that_cannot_be_told_apart_are_refused(tmp_path):
         ({"max_turns": 0}, "`max_turns` must be an integer of at least 1, got 0"),
         ({"prompt": "hm"}, "`prompt` must be .* got 'hm'"),
         ({"temperature": -1}, "`temperature` must be at least 0, got -1"),
+        ({"temperature": float("nan")}, "`temperature` must be at least 0, got nan"),
+        ({"temperature": float("inf")}, "`temperature` must be finite, got inf"),
+        ({"noise": [float("nan")]}, r"`noise` must be a probability in \[0, 1\], got nan"),
+        ({"noise": [-0.0, 0]}, "`noise` must differ"),
+        ({"engines": []}, r"`engines` must not be empty, got \[\]"),
         ({"speed": 9}, "unknown option of bench: `speed`; known are agents, engines"),
     ],
 )
 def test_mistakes_name_file_line_and_key(tmp_path, values, message):
-    lines = [f"{name}: {json.dumps(value)}" for name, value in (SMALL | values).items()]
+    text = "\n".join(f"{name}: {json.dumps(value)}" for name, value in (SMALL | values).items())
+    lines = text.replace("NaN", ".nan").replace("Infinity", ".inf").splitlines()
     file = tmp_path / "bench.yaml"
     file.write_text("\n".join(lines))
     number = next(n for n, line in enumerate(lines, 1) if line.startswith(next(iter(values))))
     with pytest.raises(DataError, match=message) as caught:
         read_config(file)
     assert str(caught.value).startswith(f"{file}:{number}: ")
+
+
+def test_agent_named_twice_in_one_table_is_told(tmp_path):
+    """YAML alone would keep the last one, and drop the other without a word."""
+    file = tmp_path / "bench.yaml"
+    file.write_text("num_questions: 3\nengines: world\nagents:\n  a: random\n  a: oracle\n")
+    with pytest.raises(DataError, match=r"yaml:3: `a` must stand once, and stands in line 4"):
+        read_config(file)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -145,6 +178,22 @@ def test_what_must_be_there_is_asked_for(tmp_path, name):
 )
 def test_engines_are_told_apart(name, kind, noise):
     assert (engine_kind(name), writes_noise(name)) == (kind, noise)
+
+
+def test_files_and_models_that_engines_are_made_of_are_found(tmp_path):
+    corpus, folder = tmp_path / "c.jsonl", model_folder("simulator-tiny")
+    corpus.touch()
+    for name, sources in (
+        (f"bm25:{corpus}?k1=1.2", [corpus]),
+        (f"dense:{corpus}?model={folder}", [corpus, folder]),
+        (f"simulator:{folder}", [folder]),
+        ("simulator-tiny", [folder]),
+        ("simulator:http://h/v1#m", []),
+        ("simulator:some/hub-id", []),
+        ("world", []),
+        ("my.module:engine", []),
+    ):
+        assert list(engine_sources(name)) == sources
 
 
 def make_config(**values):

@@ -108,6 +108,34 @@ def test_rest_is_not_tried_after_several_failures_in_a_row(picky):
     assert rows[-1].error.startswith("not played after 3 failures in a row: RuntimeError: ")
 
 
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("raise SystemExit(4)", "SystemExit: 4"),
+        ("return observations[:-1] * (len(observations) > 1)", ""),
+        ("return [None for _ in observations]", ""),
+    ],
+)
+def test_agent_that_breaks_its_promise_costs_episodes_but_not_the_benchmark(
+    tmp_path, monkeypatch, body, error
+):
+    name = f"broken_agent_{len(body)}"
+    (tmp_path / f"{name}.py").write_text(
+        f"""
+class Broken:
+    def predict(self, observations, state, episode_start, deterministic=True):
+        return self.act(list(observations)), state
+
+    def act(self, observations):
+        {body}
+"""
+    )
+    monkeypatch.chdir(tmp_path)
+    rows = play(f"{name}:Broken", QUESTIONS[:2])
+    assert [row.stop_reason for row in rows] == ["failed"] * 2
+    assert error in rows[0].error
+
+
 def test_agent_that_cannot_be_made_is_a_failure_of_every_question():
     rows = play("missing_module:x", QUESTIONS[:2])
     assert [row.stop_reason for row in rows] == ["failed"] * 2

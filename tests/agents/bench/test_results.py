@@ -89,7 +89,22 @@ def test_failures_are_wrong_answers_and_counted():
     failed = failed_rows(Chunk(condition, (Question("1", "Who is 1?", ("x",), "s", 1),)), "broke")
     [found] = summarise([make_row("a", 1), *failed])["conditions"]
     assert (found["num_failed"], found["metrics"]["exact_match"]["mean"]) == (1, 0.5)
-    assert found["metrics"]["tokens"]["mean"] == 7  # of the one that is known
+    # What a failed episode took is not known.
+    expected = {"tokens": 7, "searches": 1, "turns": 2, "seconds": 0.5, "invalid": 0, "f1": 0.5}
+    assert {name: found["metrics"][name]["mean"] for name in expected} == expected
+    [found] = summarise(failed)["conditions"]
+    assert [name for name, value in found["metrics"].items() if value is None] == [
+        *("searches", "tokens", "turns", "invalid", "seconds"),
+    ]
+
+
+def test_one_episode_has_the_widest_interval_there_is():
+    found = summarise([make_row("a", 1), make_row("b", 0)])
+    low, high = wilson_interval(1, 1)
+    assert found["conditions"][0]["metrics"]["exact_match"] == {"mean": 1, "low": low, "high": high}
+    [pair] = found["comparisons"]
+    assert (pair["difference"], pair["p_value"], pair["p_mid"]) == (1, 1, 0.5)
+    assert found["aggregates"][0]["iqm"]["mean"] == 1
 
 
 def test_tokens_that_nobody_counted_are_null():
@@ -182,6 +197,9 @@ def test_gap_is_simulator_less_real_engine_without_noise():
 def test_incomplete_benchmarks_are_refused():
     with pytest.raises(ValueError, match=r"`rows` must hold every question of .*agent='b'"):
         summarise(rows_of("a", [1, 0]) + rows_of("b", [1]))
+    twice = [make_row("a", 1), make_row("a", 0)]
+    with pytest.raises(ValueError, match="once, got it twice"):
+        summarise(twice)
     with pytest.raises(ValueError, match="`rows` must not be empty"):
         summarise([])
 

@@ -69,6 +69,24 @@ def test_metrics_equal_the_published_definition(pair):
         assert token_f1(prediction, answers) == pytest.approx(expected)
 
 
+def as_squad(prediction, answers):
+    """Return a prediction and its reference as the libraries want them."""
+    reference = {"text": answers, "answer_start": [0] * len(answers)}
+    return (
+        [{"id": "0", "prediction_text": prediction}],
+        [{"id": "0", "answers": reference}],
+    )
+
+
+def test_metrics_equal_torchmetrics():
+    """An implementation that others wrote, on all pairs; its numbers are of single precision."""
+    library = pytest.importorskip("torchmetrics.functional.text")
+    for prediction, answers in PAIRS:
+        found = library.squad(*as_squad(prediction, answers))
+        assert found["exact_match"] == 100 * exact_match(prediction, answers)
+        assert found["f1"].item() == pytest.approx(100 * token_f1(prediction, answers))
+
+
 def test_metrics_equal_the_library_evaluate():
     library = pytest.importorskip("evaluate", reason="the library `evaluate` is not installed")
     try:
@@ -77,12 +95,8 @@ def test_metrics_equal_the_library_evaluate():
         pytest.skip(f"the squad metric of `evaluate` is not at hand: {error}")
     # Its F1 of two answers of which nothing is left is 0.
     pairs = [(p, a) for p, a in PAIRS if squad_normalise(p) and all(map(squad_normalise, a))]
-    for index, (prediction, answers) in enumerate(pairs):
-        found = squad.compute(
-            predictions=[{"id": str(index), "prediction_text": prediction}],
-            references=[
-                {"id": str(index), "answers": {"text": answers, "answer_start": [0] * len(answers)}}
-            ],
-        )
+    for prediction, answers in pairs:
+        predictions, references = as_squad(prediction, answers)
+        found = squad.compute(predictions=predictions, references=references)
         assert found["exact_match"] == 100 * exact_match(prediction, answers)
         assert found["f1"] == pytest.approx(100 * token_f1(prediction, answers))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from agents.bench.merging import merge
+from agents.bench.merging import merge, task_of
 from agents.bench.reading import read_run
 from agents.bench.report import write_report
 from agents.bench.report_data import COLUMNS, report_blocks
@@ -130,6 +130,30 @@ def test_agents_of_one_name_are_told_apart(bench, tmp_path):
     assert found == {"base (one)", "base (other)"}
     found = {each["agent"] for each in merge([runs[0], runs[0]]).results["conditions"]}
     assert found == {"base (one)", "base (one #2)"}
+    named = run_of(bench, tmp_path, "named", {"base (one)": 0.4, "base (other)": 0.6})
+    found = {each["agent"] for each in merge([named, *runs]).results["conditions"]}
+    assert found == {"base (one)", "base (other)", "base (one) #2", "base (other) #2"}
+    numbered = run_of(bench, tmp_path, "one #2", {"base": 0.4})
+    merged = merge([runs[0], runs[0], numbered]).results
+    assert [each["name"] for each in merged["runs"]] == ["one", "one #2", "one #2 #2"]
+    assert len({each["agent"] for each in merged["conditions"]}) == 3
+
+
+def test_engine_that_is_another_by_the_same_name_is_left_out(bench, tmp_path):
+    one, other, old = (run_of(bench, tmp_path, name, {name: 0.5}) for name in ("a", "b", "old"))
+    for run, checksum in ((one, "1"), (other, "2")):
+        run.results["provenance"]["engines_sha256"] = {"simulator": [checksum]}
+    merged = merge([one, other])
+    assert {each["engine"] for each in merged.results["conditions"]} == {"bm25"}
+    assert merged.notes == (
+        "Left out: simulator at noise 0 in ZeroSearch-v0, for the engine's files differ between "
+        "a and b.",
+    )
+    assert len(merge([one, old]).results["conditions"]) == 4  # nothing is known of the old one's
+    board = replace(merge([one, old]), name="board")
+    episodes = tuple(row for row in other.episodes if task_of(row).engine == "simulator")
+    with pytest.raises(ValueError, match="the engine's files differ between board and b"):
+        merge([board, replace(other, episodes=episodes)])
 
 
 def test_condition_that_not_all_runs_have_is_left_out_and_told(bench, tmp_path):

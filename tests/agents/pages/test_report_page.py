@@ -72,6 +72,14 @@ def test_headline_figures_come_first_and_are_drawn(browser, page):
     assert tops == sorted(tops)
 
 
+def test_series_differ_however_many_there_are(browser, page):
+    browser.open(page)
+    lines = "[...Array(32).keys()].map(n => `${n % 8} ${dashes(n)}`)"
+    assert browser.run(f"new Set({lines}).size") == 32
+    marks = "[...Array(9).keys()].map(n => `${n % 8} ${mark(n, 0, 0).outerHTML}`)"
+    assert browser.run(f"new Set({marks}).size") == 9
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [(-0.08, 0.03, [-0.08, -0.06, -0.04, -0.02, 0, 0.02]), (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1])],
