@@ -48,6 +48,28 @@ class ModelShape:
 
 
 @dataclass(frozen=True, slots=True)
+class Writer:
+    """A simulator on the same device as the policy.
+
+    Attributes:
+        shape: Of its model.
+        weight_bytes: Of one of its model's numbers: 4 or 2.
+        num_own_parameters: Those that it does not share with the policy: all, or its adapter's,
+            which are in float32.
+        shares_model: Whether it has an adapter on the policy's model.
+        batch_size: Requests of one forward pass, at most.
+        context: Tokens of the longest prompt and its reply.
+    """
+
+    shape: ModelShape
+    weight_bytes: int
+    num_own_parameters: int
+    shares_model: bool
+    batch_size: int
+    context: int
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """How a model is trained.
 
@@ -63,6 +85,7 @@ class Workload:
         gradient_checkpointing: Whether the backward pass computes each layer again.
         keeps_scores: Whether attention keeps a number for each pair of tokens, as ours does on a
             CPU.
+        writer: The simulator; None if it is elsewhere.
     """
 
     weight_bytes: int
@@ -75,6 +98,7 @@ class Workload:
     logit_chunk: int
     gradient_checkpointing: bool
     keeps_scores: bool
+    writer: Writer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +155,7 @@ class MemoryPlan:
             )
 
 
-_SAMPLING: Final = ("keys and values",)
+_SAMPLING: Final = ("keys and values", "simulator's keys and values")
 _LEARNING: Final = ("activations", "logits")
 
 
@@ -156,6 +180,14 @@ def _lasting(shape: ModelShape, work: Workload) -> Iterator[Share]:
     if work.needs_critic:
         body = shape.num_body_parameters
         yield Share("critic", body * 4 * size, f"{body:,} × {size} × 4", True)
+    if work.writer is not None:
+        yield _simulator(work.writer)
+
+
+def _simulator(writer: Writer) -> Share:
+    num, size = writer.num_own_parameters, 4 if writer.shares_model else writer.weight_bytes
+    shared = "the policy's model + " if writer.shares_model else ""
+    return Share("simulator", num * size, f"{shared}{num:,} × {size}", True)
 
 
 def _passing(shape: ModelShape, work: Workload) -> Iterator[Share]:
@@ -168,6 +200,8 @@ def _passing(shape: ModelShape, work: Workload) -> Iterator[Share]:
         f"{shape.num_layers} layers × {shape.kv_size} × {work.weight_bytes}",
         False,
     )
+    if work.writer is not None:
+        yield _simulator_cache(work.writer, work.num_episodes)
     tokens = max(work.tokens_per_pass, work.context)
     numbers, formula = _activations(shape, work)
     yield Share(
@@ -179,6 +213,18 @@ def _passing(shape: ModelShape, work: Workload) -> Iterator[Share]:
     chunk = max(min(work.logit_chunk, tokens), batch)
     logits = f"{chunk} tokens × {shape.vocab_size} × {_LOGIT_BYTES}"
     yield Share("logits", chunk * shape.vocab_size * _LOGIT_BYTES, logits, False)
+
+
+def _simulator_cache(writer: Writer, num_episodes: int) -> Share:
+    shape, rows = writer.shape, min(writer.batch_size, num_episodes)
+    token = 2 * shape.num_layers * shape.kv_size * writer.weight_bytes
+    return Share(
+        "simulator's keys and values",
+        rows * writer.context * token,
+        f"{rows} requests × {writer.context} tokens × 2 × {shape.num_layers} layers × "
+        f"{shape.kv_size} × {writer.weight_bytes}",
+        False,
+    )
 
 
 def _activations(shape: ModelShape, work: Workload) -> tuple[int, str]:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 
 from agents.cli.options import load_questions
-from agents.memory_plan import GIB, MemoryPlan, ModelShape, Workload, available_memory, plan
+from agents.memory_plan import (
+    GIB,
+    MemoryPlan,
+    ModelShape,
+    Workload,
+    Writer,
+    available_memory,
+    plan,
+)
 from agents.policies.model_options import ALL_LINEAR, ModelOptions, is_meant
 from zs_env.models import MODELS, model_folder
 from zs_env.search.names import Place, read_place
@@ -31,6 +39,8 @@ _FRAME: Final = 24
 
 _CHARACTERS: Final = 4
 """Of an English token, where there is no tokenizer to ask."""
+
+_BYTES: Final = {"float32": 4, "bfloat16": 2}
 
 _CLIPPED: Final = 512
 """Tokens of a document of any length, of which environments show 2048 characters."""
@@ -95,7 +105,7 @@ def make_plan(config: Train) -> Plan:
     tokens = count_tokens(config)
     return Plan(
         policy=shape,
-        simulator=simulator_shape(config.engine),
+        simulator=simulator_shape(config.engine) if config.loads_engine else None,
         engine=config.engine,
         questions=describe_questions(config),
         tokens=tokens,
@@ -105,7 +115,7 @@ def make_plan(config: Train) -> Plan:
 
 
 def plan_memory(config: Train) -> MemoryPlan:
-    """Return what training needs of the device's memory; only the policy's configuration is read.
+    """Return what training needs of the device's memory; only configurations of models are read.
 
     Raises:
         ValueError: If an option is out of its range or names nothing.
@@ -133,7 +143,7 @@ def make_workload(config: Train, tokens: Tokens, shape: ModelShape) -> Workload:
     needs = chosen_algorithm(config).needs
     kind = torch.device(config.device).type
     return Workload(
-        weight_bytes={"float32": 4, "bfloat16": 2}[_options(config).dtype_on(kind)],
+        weight_bytes=_BYTES[_options(config).dtype_on(kind)],
         needs_reference=bool(needs & {"reference_in_targets", "reference_in_loss"}),
         needs_critic="critic" in needs,
         num_episodes=tokens.num_episodes,
@@ -143,6 +153,33 @@ def make_workload(config: Train, tokens: Tokens, shape: ModelShape) -> Workload:
         logit_chunk=config.logit_chunk,
         gradient_checkpointing=config.gradient_checkpointing,
         keeps_scores=kind == "cpu",
+        writer=make_writer(config) if config.loads_engine else None,
+    )
+
+
+def make_writer(config: Train) -> Writer | None:
+    """Return what the simulator needs of the policy's device; None if it is elsewhere.
+
+    Raises:
+        FileNotFoundError: If a model should be there, and is not.
+    """
+    import torch
+
+    from agents.policies.sharing import adapter_to_share
+
+    kind = torch.device(config.device).type
+    shape, options = simulator_shape(config.engine), _options(config)
+    shares = bool(config.lora_rank and adapter_to_share(config.engine, config.policy))
+    if shape is None or (kind != "cpu" and not shares):
+        return None  # a model of its own in this process is on the CPU
+    adapter = _adapter_parameters(config.engine)
+    return Writer(
+        shape=shape,
+        weight_bytes=_BYTES[options.dtype_on(kind) if shares else "float32"],
+        num_own_parameters=adapter + (0 if shares else shape.num_parameters),
+        shares_model=shares,
+        batch_size=options.rollout_batch_size if shares else ModelOptions.rollout_batch_size,
+        context=min(count_request(config), shape.max_context),
     )
 
 
@@ -234,6 +271,17 @@ def simulator_shape(engine: str) -> ModelShape | None:
     return read_shape(find_config(place.name), ModelOptions())
 
 
+def _adapter_parameters(engine: str) -> int:
+    """Return the numbers in the adapter of an engine's model; 0 if it has none."""
+    from agents.policies.folders import ADAPTER_CONFIG_FILE
+    from agents.weights import Weights
+
+    place = _simulator_place(engine)
+    if place is None or not (Path(place.name) / ADAPTER_CONFIG_FILE).is_file():
+        return 0
+    return Weights.read(Path(place.name)).num_parameters
+
+
 def _simulator_place(engine: str) -> Place | None:
     scheme, _, rest = engine.partition(":")
     return read_place(rest) if scheme in ("simulator", "vllm") and rest else None
@@ -276,17 +324,46 @@ def count_tokens(config: Train) -> Tokens:
 
 def count_prompt(config: Train, text: str) -> int:
     """Return the tokens of an opening, by the policy's own tokenizer if it is there."""
-    from transformers import AutoTokenizer
-
     from agents.policies.chat import decide_chat, opening_ids
-    from agents.policies.folders import find_config, has_tokenizer
+    from agents.policies.folders import find_config
 
-    folder = find_config(config.policy)
-    if not has_tokenizer(folder):
+    tokenizer = _tokenizer(find_config(config.policy))
+    if tokenizer is None:
         return len(text) // _CHARACTERS
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     chat = decide_chat(_options(config).wants_chat, tokenizer)
     return len(opening_ids(text, tokenizer, chat))
+
+
+def count_request(config: Train) -> int:
+    """Return the tokens of what a simulator in this process reads and writes for a query.
+
+    Raises:
+        ValueError: If there is no such prompt.
+    """
+    from agents.policies.folders import find_config
+    from zs_env.lm.chat import prompt_text
+    from zs_env.search.engine import SearchRequest
+    from zs_env.search.prompts import load_prompt
+
+    place = _simulator_place(config.engine)
+    folder = find_config(place.name) if place else model_folder(config.engine)
+    prompt = load_prompt(place.options.get("prompt", "tuned") if place else "tuned")
+    asked = prompt(SearchRequest(QUESTION, QUESTION, ("Port Vardale",), top_k=config.top_k))
+    tokenizer = _tokenizer(folder)
+    if tokenizer is None:
+        read = len(asked if isinstance(asked, str) else asked.plain) // _CHARACTERS
+    else:
+        read = len(tokenizer.encode(prompt_text(asked, tokenizer), add_special_tokens=False))
+    return read + config.top_k * document_tokens(config.engine)
+
+
+def _tokenizer(folder: Path) -> Any:
+    """Return the tokenizer in a folder; None if there is none."""
+    from transformers import AutoTokenizer
+
+    from agents.policies.folders import has_tokenizer
+
+    return AutoTokenizer.from_pretrained(folder) if has_tokenizer(folder) else None
 
 
 def document_tokens(engine: str) -> int:

@@ -193,6 +193,11 @@ class Train:
             text = text.replace(f"{{{name}}}", value)
         return Path(text)
 
+    @property
+    def loads_engine(self) -> bool:
+        """Whether the engine is loaded at all, and not only what was recorded of it."""
+        return not self.cache or self.cache_mode != "replay-strict"
+
     def saved(self) -> Train:
         """Return the options of the run to be resumed.
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from agents.checkpoint import Checkpoint
     from agents.distributed import Processes
     from agents.policies.causal_lm import CausalLMPolicy
+    from agents.policies.lora import LoraPolicy
     from agents.samplers.sampler import Sampler
     from agents.trainer import Trainer
     from zs_env.search.engine import SearchEngine
@@ -81,12 +82,14 @@ def prepare(config: Train, processes: Processes | None = None) -> Setup:
         taken(kind, with_importance_cap(config)) for kind in (TrainerConfig, ModelOptions)
     )
     questions = _eval_questions(config)
-    engine = load_cached_engine(config.engine, config.cache, config.cache_mode)
-    share = processes.share(config.num_questions, "num_questions")
-    envs = make_envs(config, engine, len(share))
     if not processes.sharded:
         check_memory(config)
-    policy = load_start_policy(config, options, processes.device(config.device))
+    device = processes.device(config.device)
+    sharing = load_sharing_policy(config, options, device)
+    engine = load_cached_engine(config.engine, config.cache, config.cache_mode, sharing)
+    share = processes.share(config.num_questions, "num_questions")
+    envs = make_envs(config, engine, len(share))
+    policy = sharing or load_start_policy(config, options, device)
     trainer = Trainer(
         policy,
         envs,
@@ -133,6 +136,25 @@ def load_start_policy(config: Train, options: ModelOptions, device: str) -> Caus
         return CausalLMPolicy.load(config.policy, device, options)
     except torch_out_of_memory() as error:
         raise ValueError(out_of_memory(config, error)) from error
+
+
+def load_sharing_policy(config: Train, options: ModelOptions, device: str) -> LoraPolicy | None:
+    """Load the policy if the engine's model is an adapter for it, too; return None else.
+
+    Raises:
+        ValueError: As `load_start_policy`.
+        FileNotFoundError: If a model is not there.
+    """
+    from agents.policies.lora import LoraPolicy
+    from agents.policies.sharing import adapter_to_share
+
+    if not (config.lora_rank and config.loads_engine):
+        return None
+    if adapter_to_share(config.engine, config.policy) is None:
+        return None
+    policy = load_start_policy(config, options, device)
+    assert isinstance(policy, LoraPolicy)
+    return policy
 
 
 def load_sampler(config: Train, policy: CausalLMPolicy, processes: Processes) -> Sampler | None:

@@ -87,6 +87,22 @@ def base_of_adapter(folder: Path) -> str:
     return base
 
 
+def adapter_shares_model(folder: Path, policy: str | Path) -> bool:
+    """Return whether a folder has a LoRA adapter for the model that a policy is, or adapts.
+
+    Raises:
+        FileNotFoundError: If the model below one of them is not there.
+    """
+    if not _has_adapter(folder):
+        return False
+    base = base_of_adapter(folder)
+    try:
+        below = find_config(base)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{folder} is an adapter for {base}: {error}") from error
+    return below.resolve() == find_config(policy).resolve()
+
+
 def is_hub_id(name: str | Path) -> bool:
     """Return whether `name` can be the id of a model on the hub, and is no path that exists."""
     return isinstance(name, str) and bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()

@@ -22,7 +22,10 @@ from agents.cli.train import Train
 from agents.metrics import read_metrics
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.model_options import ModelOptions
+from agents.weights import Weights
 from zs_env.episode import Rules
+from zs_env.lm.transformers import TransformersLM
+from zs_env.models import model_folder
 
 RECIPES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.yaml"))
 SHORT = (
@@ -162,6 +165,59 @@ def test_a_simulator_model_is_an_engine(instruct, tmp_path):
 def test_a_simulator_model_beside_an_engine_is_refused(capsys):
     message = failure(capsys, "--engine", "world", "--simulator-model", "simulator-tiny")
     assert "`engine` must be left out beside `simulator_model`, got 'world'" in message
+
+
+def adapter_of(policy, folder, seed=1):
+    """Return a folder with an adapter that is not zero."""
+    tuned = CausalLMPolicy.load(policy, options=ModelOptions(lora_rank=4, seed=seed))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    tuned.save(folder)
+    return folder
+
+
+def test_a_simulator_that_is_an_adapter_shares_the_policys_model(tmp_path, capsys, monkeypatch):
+    """Base, which writes searches; its simulator writes nonsense, which is no matter here."""
+    simulator = f"{adapter_of('base', tmp_path / 'simulator')}?tokens=6"
+    loaded = []
+    load = TransformersLM.from_pretrained
+    monkeypatch.setattr(
+        TransformersLM,
+        "from_pretrained",
+        lambda path, *args, **kwargs: loaded.append(path) or load(path, *args, **kwargs),
+    )
+    lora = ["--lora-rank", 2, "--max-new-tokens", 48, "--eval-every", 2, "--eval-questions", 2]
+    options = [*SHORT, *lora, "--learning-rate", 1e-2, "--simulator-model", simulator]
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    arguments = [*map(str, options), "--keep-checkpoints", "9"]
+    assert main(["train", *arguments, "--out", str(straight)]) == 0
+    assert loaded == [model_folder("base")]
+    assert any(row["rollout/searches"] > 0 for row in rows(straight))
+    wanted = rows(straight)
+    straight.rename(stopped)
+    shutil.rmtree(stopped / "checkpoints" / "000002")
+    assert main(["train", "--resume", str(stopped)]) == 0
+    assert rows(stopped) == wanted
+    assert loaded == [model_folder("base")] * 2
+    evaluate = ["evaluate", "--num-questions", "2", "--engine", f"simulator:{simulator}"]
+    assert main([*evaluate, "--policy", str(stopped), "--threads", "1"]) == 0
+    assert loaded == [model_folder("base")] * 3
+
+
+def test_a_plan_counts_a_shared_model_once(tmp_path, capsys):
+    simulator = adapter_of("base", tmp_path / "simulator")
+    found = []
+    for options in (["--lora-rank", "2"], []):
+        dry = ["train", "--dry-run", "--engine", f"simulator:{simulator}", *options]
+        assert main(dry) == 0
+        found.append(" ".join(capsys.readouterr().out.split()))
+    weights = Weights.read(model_folder("base")).num_parameters
+    adapter = Weights.read(simulator).num_parameters
+    assert f"the policy's model + {adapter:,} × 4" in found[0]
+    assert f" {weights + adapter:,} × 4" in found[1]
+    assert "simulator's keys and values" in found[0]
 
 
 def test_several_sets_of_questions_are_asked_together(tmp_path):

@@ -59,6 +59,8 @@ class TransformersLM:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         max_batch_size: int = 256,
+        *,
+        source: str | Path | None = None,
     ) -> None:
         """Wrap a loaded model; it may go on being trained between calls.
 
@@ -66,6 +68,7 @@ class TransformersLM:
             model: Any decoder-only model whose cache holds keys and values.
             tokenizer: Its tokenizer.
             max_batch_size: Rows of one forward pass, at least 1; larger requests are split.
+            source: Absolute folder or hub id whose files hold the weights; None if none do.
 
         Raises:
             ValueError: If `max_batch_size` is below 1, or the model has layers that do not attend
@@ -79,7 +82,7 @@ class TransformersLM:
         if model.device.type == "cpu" and model._supports_sdpa:
             model.set_attn_implementation(GROUPED_ATTENTION)
         self._stop_ids: dict[tuple[str, ...], frozenset[int]] = {}
-        self._source: str | Path | None = None
+        self._source = source
         self._lean_agrees: bool | None = None
 
     @classmethod
@@ -101,9 +104,8 @@ class TransformersLM:
             dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         model: Any = load_causal(path, dtype)
         model = aligned(model.to(device)).eval()
-        lm = cls(model, AutoTokenizer.from_pretrained(path), max_batch_size)
-        lm._source = Path(path).absolute() if Path(path).is_dir() else path
-        return lm
+        source = Path(path).absolute() if Path(path).is_dir() else path
+        return cls(model, AutoTokenizer.from_pretrained(path), max_batch_size, source=source)
 
     @property
     def max_context(self) -> int:
