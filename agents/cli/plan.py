@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -190,15 +191,16 @@ def read_shape(folder: Path, options: ModelOptions) -> ModelShape:
     """Return the shape of the model whose config.json is in a folder.
 
     Raises:
-        ValueError: If it is no causal LM's, or LoRA has no layer there.
+        ValueError: If it is no causal LM's that can be sampled, or LoRA has no layer there.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from zs_env.lm.reading import context_length
+    from zs_env.lm.reading import cache_size, check_config, context_length
 
     try:
         config: Any = AutoConfig.from_pretrained(folder)
+        check_config(config)
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     except (ValueError, KeyError, OSError, TypeError) as error:
@@ -206,18 +208,16 @@ def read_shape(folder: Path, options: ModelOptions) -> ModelShape:
             f"`policy` must be a causal language model, got {folder / 'config.json'}: {error}"
         ) from error
     text = config.get_text_config()
-    heads = text.num_attention_heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     return ModelShape(
         architecture=type(model).__name__,
         num_parameters=_count(model),
-        num_body_parameters=_count(model.base_model),
+        num_body_parameters=_count(model.get_decoder()),
         num_adapter_parameters=count_adapter(model, options),
         num_layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        num_heads=heads,
-        kv_size=head_dim * (getattr(text, "num_key_value_heads", None) or heads),
+        num_heads=text.num_attention_heads,
+        kv_size=math.prod(cache_size(config)),
         vocab_size=text.vocab_size,
         max_context=context_length(config),
     )

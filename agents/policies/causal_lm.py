@@ -133,7 +133,7 @@ class CausalLMPolicy:
         and most tokens of a transcript are documents.
         """
         batch = batch.to(self.model.device)
-        states = action_states(self.model.base_model, batch, recompute=self._recompute)
+        states = action_states(self.model.get_decoder(), batch, recompute=self._recompute)
         chosen = batch.token_ids[:, 1:][batch.action_mask[:, 1:]]
         return token_scores(self.model, states, chosen, temperature, self._logit_chunk)
 
