@@ -64,6 +64,10 @@ VISION = {
 }
 
 WORKING = {
+    "llama": ("llama", GROUPED),
+    "qwen2": ("qwen2", GROUPED),
+    "qwen3": ("qwen3", GROUPED | {"head_dim": 8}),
+    "granite": ("granite", GROUPED | {"logits_scaling": 7.0}),
     "deepseek v2": ("deepseek_v2", LATENT | {"q_lora_rank": None}),
     "deepseek v3": ("deepseek_v3", LATENT | {"q_lora_rank": 16}),
     "minicpm3, whose key is wider": (
