@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,10 +16,12 @@ from agents.memory_plan import (
     GIB,
     MemoryPlan,
     ModelShape,
+    Share,
     Workload,
     Writer,
     available_memory,
     plan,
+    total_memory,
 )
 from agents.policies.model_options import ALL_LINEAR, ModelOptions, is_meant
 from zs_env.models import MODELS, model_folder
@@ -40,6 +44,9 @@ _FRAME: Final = 24
 
 _CHARACTERS: Final = 4
 """Of an English token, where there is no tokenizer to ask."""
+
+_VLLM_SHARE: Final = 0.92
+"""Of a GPU that vLLM 0.32 takes unless told otherwise."""
 
 _BYTES: Final = {"float32": 4, "bfloat16": 2}
 
@@ -136,30 +143,83 @@ def _options(config: Train) -> ModelOptions:
 
 
 def make_workload(config: Train, tokens: Tokens, shape: ModelShape) -> Workload:
-    """Return how a model is trained."""
+    """Return how a model is trained by each of the processes that were launched, if any were."""
     import torch
 
     from agents.cli.train_setup import chosen_algorithm
 
-    needs = chosen_algorithm(config).needs
-    kind = torch.device(config.device).type
+    needs, options = chosen_algorithm(config).needs, _options(config)
+    kind, dtype = (
+        torch.device(config.device).type,
+        options.dtype_on(torch.device(config.device).type),
+    )
+    num_processes, sharded = read_launch()
+    num_episodes = _played_together(config, num_processes)
     return Workload(
-        weight_bytes=_BYTES[_options(config).dtype_on(kind)],
+        weight_bytes=_BYTES[dtype],
         needs_reference=bool(needs & {"reference_in_targets", "reference_in_loss"}),
         needs_critic="critic" in needs,
-        num_episodes=tokens.num_episodes,
+        num_episodes=num_episodes,
         rollout_batch_size=config.rollout_batch_size,
+        tokens_read=_read_at_once(
+            shape,
+            min(config.rollout_batch_size, num_episodes),
+            max(tokens.prompt, tokens.documents),
+            lean=kind == "cpu" and dtype == "float32" and not config.lora_rank,
+        ),
         context=min(tokens.context, shape.max_context),
         tokens_per_pass=config.max_tokens_per_pass,
         logit_chunk=config.logit_chunk,
         gradient_checkpointing=config.gradient_checkpointing,
         keeps_scores=kind == "cpu",
-        writer=make_writer(config) if config.loads_engine else None,
+        steps_at_once=kind != "cpu",
+        num_shards=num_processes if sharded else 1,
+        writer=make_writer(config, num_episodes) if config.loads_engine else None,
+        guests=tuple(guests(config, shape)),
     )
 
 
-def make_writer(config: Train) -> Writer | None:
+def read_launch(environ: Mapping[str, str] = os.environ) -> tuple[int, bool]:
+    """Return how many processes a launcher has started, and whether they share out the weights.
+
+    Example:
+        >>> read_launch({"WORLD_SIZE": "4", "ACCELERATE_USE_FSDP": "true"}), read_launch({})
+        ((4, True), (1, False))
+    """
+    size = int(environ.get("WORLD_SIZE", "1"))
+    sharded = environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1", "yes")
+    return size, sharded and size > 1
+
+
+def _played_together(config: Train, num_processes: int) -> int:
+    """Return how many episodes the policy's own model plays side by side, or evaluates."""
+    from agents.evaluate import DEFAULT_NUM_ENVS
+    from agents.samplers.names import OWN, read_sampler_name
+
+    mine = -(-config.num_questions // num_processes) * config.group_size
+    samples = read_sampler_name(config.policy_engine, config.policy_url).kind == OWN
+    asked = config.eval_questions or DEFAULT_NUM_ENVS
+    evaluated = min(asked, DEFAULT_NUM_ENVS) if config.eval_every else 0
+    return max(mine if samples else 0, evaluated)
+
+
+def _read_at_once(shape: ModelShape, num_rows: int, num_new: int, lean: bool) -> int:
+    """Return how many new tokens of all rows are read at once."""
+    from zs_env.lm.lean import FAMILY
+    from zs_env.lm.reading import TOKENS_AT_ONCE
+
+    num_tokens = num_rows * num_new
+    if lean and shape.architecture in {kind.__name__ for kind in FAMILY}:
+        return min(num_tokens, max(TOKENS_AT_ONCE, num_new))
+    return num_tokens
+
+
+def make_writer(config: Train, num_episodes: int) -> Writer | None:
     """Return what the simulator needs of the policy's device; None if it is elsewhere.
+
+    Args:
+        config: The options.
+        num_episodes: Episodes that ask it at the same time, at most.
 
     Raises:
         FileNotFoundError: If a model should be there, and is not.
@@ -171,17 +231,52 @@ def make_writer(config: Train) -> Writer | None:
     kind = torch.device(config.device).type
     shape, options = simulator_shape(config.engine), _options(config)
     shares = bool(config.lora_rank and adapter_to_share(config.engine, config.policy))
-    if shape is None or (kind != "cpu" and not shares):
+    if shape is None or _is_vllm(config.engine) or (kind != "cpu" and not shares):
         return None  # a model of its own in this process is on the CPU
     adapter = _adapter_parameters(config.engine)
+    most = options.rollout_batch_size if shares else ModelOptions.rollout_batch_size
+    num_rows, prompt = min(most, num_episodes), count_request(config)
     return Writer(
         shape=shape,
         weight_bytes=_BYTES[options.dtype_on(kind) if shares else "float32"],
         num_own_parameters=adapter + (0 if shares else shape.num_parameters),
         shares_model=shares,
-        batch_size=options.rollout_batch_size if shares else ModelOptions.rollout_batch_size,
-        context=min(count_request(config), shape.max_context),
+        num_rows=num_rows,
+        tokens_read=_read_at_once(shape, num_rows, prompt, lean=not adapter),
+        context=min(prompt + config.top_k * document_tokens(config.engine), shape.max_context),
     )
+
+
+def guests(config: Train, shape: ModelShape) -> Iterator[Share]:
+    """Yield what vLLM takes of the device: to sample for the policy, and as the simulator."""
+    from agents.samplers.names import IN_PROCESS, read_sampler_name
+
+    name = read_sampler_name(config.policy_engine, config.policy_url)
+    if name.kind == IN_PROCESS:
+        yield _vllm("vLLM samples", config, shape, name.options)
+    if _is_vllm(config.engine) and config.loads_engine:
+        found = simulator_shape(config.engine)
+        assert found is not None
+        yield _vllm("vLLM simulates", config, found, {})
+
+
+def _vllm(name: str, config: Train, shape: ModelShape, options: Mapping[str, Any]) -> Share:
+    import torch
+
+    from agents.samplers.opening import CPU_CACHE_BYTES
+
+    kind = torch.device(config.device).type
+    dtype = options.get("dtype") or _options(config).dtype_on(kind)
+    size = 4 if dtype == "float32" else 2
+    cache = options.get("kv_cache_memory_bytes", CPU_CACHE_BYTES if kind == "cpu" else None)
+    if cache is not None:
+        num = shape.num_parameters
+        return Share(name, num * size + cache, f"{num:,} × {size} + {cache:,} of keys and values")
+    share = options.get("gpu_memory_utilization", _VLLM_SHARE)
+    total = total_memory(config.device)
+    if total is None:
+        return Share(name, 0, f"{share:g} of the device, which is not here")
+    return Share(name, share * total, f"{share:g} × {total / GIB:.1f} GiB, all of the device")
 
 
 # --- models -------------------------------------------------------------------------------------
@@ -212,6 +307,7 @@ def read_shape(folder: Path, options: ModelOptions) -> ModelShape:
         architecture=type(model).__name__,
         num_parameters=_count(model),
         num_body_parameters=_count(model.get_decoder()),
+        num_largest=max(parameter.numel() for parameter in model.parameters()),
         num_adapter_parameters=count_adapter(model, options),
         num_layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
@@ -282,6 +378,10 @@ def _adapter_parameters(engine: str) -> int:
     return Weights.read(Path(place.name)).num_parameters
 
 
+def _is_vllm(engine: str) -> bool:
+    return engine.startswith("vllm:")
+
+
 def _simulator_place(engine: str) -> Place | None:
     scheme, _, rest = engine.partition(":")
     return read_place(rest) if scheme in ("simulator", "vllm") and rest else None
@@ -335,7 +435,7 @@ def count_prompt(config: Train, text: str) -> int:
 
 
 def count_request(config: Train) -> int:
-    """Return the tokens of what a simulator in this process reads and writes for a query.
+    """Return the tokens of what a simulator in this process reads for a query.
 
     Raises:
         ValueError: If there is no such prompt.
@@ -354,7 +454,7 @@ def count_request(config: Train) -> int:
         read = len(asked if isinstance(asked, str) else asked.plain) // _CHARACTERS
     else:
         read = len(tokenizer.encode(prompt_text(asked, tokenizer), add_special_tokens=False))
-    return read + config.top_k * document_tokens(config.engine)
+    return read
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -391,15 +491,15 @@ def print_plan(shown: Plan, console: Console) -> None:
     for line in plan_lines(shown):
         say(console, line)
     table = new_table()
-    for name in ("memory", "GiB", "bytes"):
+    for name in ("memory", "when", "GiB", "bytes"):
         table.add_column(name, justify="right" if name == "GiB" else "left")
     for share in shown.memory.shares:
-        table.add_row(share.name, f"{share.num_bytes / GIB:.2f}", share.formula)
-    peak = "lasting parts, and the larger of sampling and learning"
-    table.add_row("at the most", f"{shown.memory.peak / GIB:.2f}", peak)
+        table.add_row(share.name, share.when, f"{share.num_bytes / GIB:.2f}", share.formula)
+    peak = "lasting parts, and the largest of sampling, learning and AdamW's step"
+    table.add_row("at the most", "", f"{shown.memory.peak / GIB:.2f}", peak)
     available = available_memory(shown.device)
     free = "?" if available is None else f"{available / GIB:.2f}"
-    table.add_row(f"free on {shown.device}", free, "")
+    table.add_row(f"free on {shown.device}", "", free, "")
     console.print(table)
     if available is not None and shown.memory.certain <= available < shown.memory.peak:
         say(console, "warning: long episodes may not fit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -82,8 +83,7 @@ def prepare(config: Train, processes: Processes | None = None) -> Setup:
         taken(kind, with_importance_cap(config)) for kind in (TrainerConfig, ModelOptions)
     )
     questions = _eval_questions(config)
-    if not processes.sharded:
-        check_memory(config)
+    check_memory(config)
     device = processes.device(config.device)
     sharing = load_sharing_policy(config, options, device)
     engine = load_cached_engine(config.engine, config.cache, config.cache_mode, sharing)
@@ -224,7 +224,8 @@ def show_plan(config: Train, console: Console) -> None:
     _check(config)
     check_device_name(config.device)
     plan = make_plan(config)
-    print_plan(plan, console)
+    if os.environ.get("RANK", "0") == "0":  # a launcher starts the same command several times
+        print_plan(plan, console)
     plan.memory.check(plan.device)
 
 

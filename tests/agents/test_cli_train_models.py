@@ -395,6 +395,48 @@ def test_a_plan_tells_of_a_shipped_policy_and_its_simulator(capsys):
     assert "free on cpu" in text
 
 
+def planned(capsys, *options):
+    """Return the rows of a plan, each on one line."""
+    assert main(["train", "--dry-run", *map(str, options)]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_a_plan_of_launched_processes_is_told_once_and_shares_out(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    num = f"{Weights.read(model_folder('base')).num_parameters:,}"
+    text = planned(capsys, "--engine", "world", "--eval-every", 0)
+    assert f"{num} × 2 × 4 / 4" in text
+    assert f"whole copy always 0.00 {num} × 4" in text
+    assert "(32 episodes + 32 being" in text
+    monkeypatch.setenv("RANK", "1")
+    assert planned(capsys, "--engine", "world") == ""
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    monkeypatch.setenv("RANK", "0")
+    text = planned(capsys, "--engine", "world", "--eval-every", 0)
+    assert "whole copy" not in text
+    assert "(32 episodes + 32 being" in text
+
+
+def test_a_plan_counts_what_vllm_takes_in_this_process(capsys):
+    num = f"{Weights.read(model_folder('base')).num_parameters:,}"
+    base = ["--engine", "world", "--policy-engine"]
+    text = planned(capsys, *base, "vllm?kv_cache_memory_bytes=1000000&dtype=bfloat16")
+    assert f"{num} × 2 + 1,000,000 of keys" in text
+    # Its own model plays evaluations alone.
+    assert "(200 episodes + 200 being" in text
+    assert "(0 episodes + 0 being" in planned(capsys, *base, "vllm", "--eval-every", 0)
+    text = planned(capsys, *base, "vllm?gpu_memory_utilization=0.4", "--device", "cuda:7")
+    assert "vLLM samples always 0.00 0.4 of the device, which is not here" in text
+    text = planned(capsys, "--engine", f"vllm:{model_folder('simulator')}", "--device", "cuda:7")
+    assert "vLLM simulates always 0.00 0.92 of the device" in text
+
+
+def test_a_plan_needs_no_model_of_an_engine_that_is_replayed(capsys, tmp_path):
+    options = ["--engine", "simulator:/no/such/folder", "--cache", tmp_path / "x"]
+    assert "simulator's" not in planned(capsys, *options, "--cache-mode", "replay-strict")
+
+
 def test_a_plan_imports_no_engine_of_ones_own(capsys):
     assert main(["train", "--dry-run", "--engine", "no_such_module:Engine"]) == 0
     assert "engine: no_such_module:Engine" in capsys.readouterr().out

@@ -18,8 +18,9 @@ from zs_env.lm.cache import RaggedCache
 from zs_env.lm.lean import Grid, LeanForward
 
 _ATTENTION_KINDS: Final = {"full_attention", "sliding_attention"}
-_TOKENS_AT_ONCE: Final = 2048
-"""Tokens of prompts that are read together, so that what is between two layers stays in a cache."""
+TOKENS_AT_ONCE: Final = 2048
+"""Tokens of prompts that `LeanReader` reads together, so that what is between two layers stays in
+a cache."""
 
 _TRIAL_COLUMNS: Final = 8
 _TOLERANCE: Final = 1e-3
@@ -132,7 +133,7 @@ class LeanReader:
     ) -> torch.Tensor:
         """See `Reader`. No padding is read: only attention needs the tokens as a grid."""
         longest = max(map(len, prompts))
-        size = max(1, _TOKENS_AT_ONCE // longest)
+        size = max(1, TOKENS_AT_ONCE // longest)
         parts = [slice(first, first + size) for first in range(0, len(prompts), size)]
         return torch.cat(
             [
