@@ -48,7 +48,7 @@ SimulatorModelName = Annotated[
     str,
     arg(
         metavar="MODEL",
-        help="Instead of an engine: the language model that writes documents, a shipped one, a "
+        help="Of the engine simulator: the language model that writes documents, a shipped one, a "
         "folder, a hub id, or the URL of a server (http://HOST:PORT/v1#MODEL). Options of "
         "`simulator:` may follow, such as ?prompt=prompted for a model that was not tuned.",
     ),

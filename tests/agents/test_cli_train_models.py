@@ -18,7 +18,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from agents.cli.main import main, parse
 from agents.cli.recipes import recipe_options
-from agents.cli.train import Train
+from agents.cli.train import Train, with_simulator
 from agents.metrics import read_metrics
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.model_options import ModelOptions
@@ -162,9 +162,27 @@ def test_a_simulator_model_is_an_engine(instruct, tmp_path):
     assert config["simulator_model"] == ""
 
 
-def test_a_simulator_model_beside_an_engine_is_refused(capsys):
-    message = failure(capsys, "--engine", "world", "--simulator-model", "simulator-tiny")
-    assert "`engine` must be left out beside `simulator_model`, got 'world'" in message
+@pytest.mark.parametrize("engine", ["world", "simulator-tiny", "simulator:runs/other"])
+def test_a_simulator_model_beside_another_engine_is_refused(capsys, engine):
+    message = failure(capsys, "--engine", engine, "--simulator-model", "runs/mine")
+    assert f"`engine` must be simulator beside `simulator_model`, got '{engine}'" in message
+
+
+@pytest.mark.parametrize(
+    ("engine", "model", "meant"),
+    [
+        ([], "runs/mine", "simulator:runs/mine"),
+        (["simulator"], "runs/mine", "simulator:runs/mine"),
+        (["simulator:runs/mine"], "runs/mine", "simulator:runs/mine"),
+        (["simulator"], "simulator-tiny", "simulator-tiny"),
+        (["simulator-tiny"], "simulator-tiny", "simulator-tiny"),
+        (["simulator"], "simulator", "simulator"),
+    ],
+)
+def test_a_simulator_model_says_which_simulator_the_engine_is(engine, model, meant):
+    options = [text for name in engine for text in ("--engine", name)]
+    config = with_simulator(parse(["train", *options, "--simulator-model", model]))
+    assert (config.engine, config.simulator_model) == (meant, "")
 
 
 def adapter_of(policy, folder, seed=1):
