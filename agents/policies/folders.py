@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from agents.policies.model_options import ModelOptions
+from agents.weights import named_weights
 from zs_env.models import model_folder
 
 POLICIES: Final = ("base", "skill")
@@ -36,7 +37,7 @@ def find_policy(name: str | Path) -> Path:
         if has_tokenizer(folder) and (_has_model(folder) or _has_adapter(folder)):
             return folder
     if is_hub_id(name):
-        return download(str(name), [*_CONFIG_FILES, "*.safetensors"])
+        return _download_whole(str(name))
     raise FileNotFoundError(
         f"`policy` must name a shipped model or a folder with one, or one on the hub, got {name!s}"
     )
@@ -125,6 +126,22 @@ def download(name: str, patterns: list[str]) -> Path:
             f"`policy` must name a shipped model or a folder with one, or one on the hub, "
             f"got {name}: {reason}"
         ) from error
+
+
+def _download_whole(name: str) -> Path:
+    """Return a folder with a model on the hub, and with none of the copies that may lie beside it.
+
+    Raises:
+        FileNotFoundError: If it cannot be had, or has no weights in safetensors format.
+        ValueError: If its index does not name its weights.
+    """
+    wanted = named_weights(download(name, _CONFIG_FILES))
+    folder = download(name, [*_CONFIG_FILES, *wanted])
+    if missing := [each for each in wanted if not (folder / each).is_file()]:
+        raise FileNotFoundError(
+            f"`policy` must have weights in safetensors format, got {name} without {missing[0]}"
+        )
+    return folder
 
 
 def has_tokenizer(folder: Path) -> bool:
