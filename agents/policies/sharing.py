@@ -58,8 +58,9 @@ def who_shares(engine: str, name: str | Path, policy: CausalLMPolicy) -> LoraPol
     """
     from agents.policies.lora import LoraPolicy
 
-    shares = isinstance(policy, LoraPolicy) and adapter_to_share(engine, name)
-    return policy if shares else None
+    if isinstance(policy, LoraPolicy) and adapter_to_share(engine, name):
+        return policy
+    return None
 
 
 def shared_simulator(engine: str, policy: LoraPolicy) -> SearchEngine:
