@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ class Weights:
             FileNotFoundError: If there are no weights in safetensors format.
             ValueError: If a file is damaged.
         """
-        files = sorted(folder.glob("*.safetensors"))
+        files = weight_files(folder)
         if not files:
             raise FileNotFoundError(f"there are no weights (*.safetensors) in {folder}")
         parts = [part for file in files for part in _tensors(file)]
@@ -56,10 +57,50 @@ def _tensors(file: Path) -> list[tuple[list[int], str]]:
         raise ValueError(f"{file} must hold weights: {error}") from error
 
 
+def named_weights(folder: Path) -> list[str]:
+    """Return the names of the files with a model's weights, which may not be there yet, in order.
+
+    Repositories often hold the same weights again, as `consolidated.safetensors` say, which
+    nothing here reads.
+
+    Args:
+        folder: With the model's configuration, and the index of its weights if it has one.
+
+    Raises:
+        ValueError: If the index does not name them.
+    """
+    if (folder / "adapter_config.json").is_file():
+        return ["adapter_model.safetensors"]
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return ["model.safetensors"]
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} must have a `weight_map`: {error!r}") from error
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{index} must name files in its `weight_map`")
+    return sorted(names)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files with the weights in a model folder, in order; none where none are.
+
+    Raises:
+        ValueError: If its index does not name them.
+    """
+    named = [folder / name for name in named_weights(folder)]
+    return named if all(file.is_file() for file in named) else sorted(folder.glob("*.safetensors"))
+
+
 def weights_checksum(folder: Path) -> str:
-    """Return a SHA-256 over the weights in a model folder."""
+    """Return a SHA-256 over the weights in a model folder.
+
+    Raises:
+        ValueError: If its index does not name its weights.
+    """
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder):
         with file.open("rb") as opened:
             while part := opened.read(_PART):
                 digest.update(part)

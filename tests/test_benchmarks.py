@@ -78,3 +78,34 @@ def test_waves_benchmark_runs(tmp_path):
     run("bench_waves.py", *sizes, "--result", str(tmp_path / "waves"))
     found = json.loads((tmp_path / "waves.json").read_text())["seconds"]
     assert found["elsewhere_0.05s"]["1_waves"]["speedup"] == 1
+
+
+def test_sampler_benchmark_measures_nothing_without_vllm(tmp_path, monkeypatch):
+    monkeypatch.delenv("ZS_VLLM_PYTHON", raising=False)
+    result = tmp_path / "gap"
+    out = run("bench_sampler_gap.py", "--result", str(result))
+    assert out.startswith("nothing is measured: --vllm-python must name")
+    assert not result.with_suffix(".json").exists()
+
+
+def test_page_has_the_table_of_the_sampler_benchmark():
+    found = json.loads((BENCHMARKS / "results" / "sampler_gap.json").read_text())
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    for name, updates in found["updates"].items():
+        gaps = [f"{row['train/logprob_gap']:.1e}".replace("e-0", "e-") for row in updates]
+        assert f"| `{name}` | {' | '.join(gaps)} |" in page
+        assert all(0 < row["train/logprob_gap"] < 1e-4 for row in updates)
+
+
+@pytest.mark.vllm
+def test_sampler_benchmark_runs(tmp_path):
+    python = os.environ.get("ZS_VLLM_PYTHON")
+    if not python:
+        pytest.skip("ZS_VLLM_PYTHON names no interpreter with vLLM: make test-vllm")
+    python = str(ROOT / python) if "/" in python else python
+    run("bench_sampler_gap.py", "--vllm-python", python, "--result", str(tmp_path / "gap"))
+    found = json.loads((tmp_path / "gap.json").read_text())["updates"]
+    assert set(found) == {"vllm", "vllm-server"}
+    gaps = [row["train/logprob_gap"] for rows in found.values() for row in rows]
+    assert len(gaps) == 6
+    assert max(gaps) < 1e-4

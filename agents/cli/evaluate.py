@@ -125,6 +125,7 @@ def prepare(config: Evaluate) -> Setup:
         FileNotFoundError: If there is no model where one should be.
     """
     from agents.policies.causal_lm import find_policy
+    from agents.policies.sharing import who_shares
 
     Settings(noise=config.noise, split=config.split, max_turns=config.max_turns, top_k=config.top_k)
     make_prompt(config.prompt)
@@ -132,10 +133,13 @@ def prepare(config: Evaluate) -> Setup:
     check_at_least(0, num_questions=config.num_questions, seed=config.seed)
     check_file(config.json, "json")
     check_file(config.episodes, "episodes")
+    questions = load_questions(config.questions, config.split, config.num_questions, config.seed)
+    policy = load_policy(config.policy, config.device)
+    sharing = who_shares(config.engine, config.policy, policy)
     return Setup(
-        questions=load_questions(config.questions, config.split, config.num_questions, config.seed),
-        engine=load_cached_engine(config.engine, config.cache, config.cache_mode),
-        policy=load_policy(config.policy, config.device),
+        questions=questions,
+        engine=load_cached_engine(config.engine, config.cache, config.cache_mode, sharing),
+        policy=policy,
         weights_checksum=weights_checksum(find_policy(config.policy)),
     )
 

@@ -25,6 +25,7 @@ from zs_env.task.questions import Question
 
 if TYPE_CHECKING:
     from agents.policies.causal_lm import CausalLMPolicy
+    from agents.policies.lora import LoraPolicy
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ SimulatorModelName = Annotated[
     str,
     arg(
         metavar="MODEL",
-        help="Instead of an engine: the language model that writes documents, a shipped one, a "
+        help="Of the engine simulator: the language model that writes documents, a shipped one, a "
         "folder, a hub id, or the URL of a server (http://HOST:PORT/v1#MODEL). Options of "
         "`simulator:` may follow, such as ?prompt=prompted for a model that was not tuned.",
     ),
@@ -118,13 +119,16 @@ Threads = Annotated[
 ]
 
 
-def load_cached_engine(name: str, cache: str, mode: str) -> SearchEngine:
+def load_cached_engine(
+    name: str, cache: str, mode: str, policy: LoraPolicy | None = None
+) -> SearchEngine:
     """Return the engine that `--engine` names, behind the file that `--cache` names, if any.
 
     Args:
         name: As `load_engine`; in replay-strict, what the engine was called when it was recorded.
         cache: The file; empty means none.
         mode: A `CacheMode`.
+        policy: As `load_engine`.
 
     Raises:
         ValueError: If one is unknown, the file cannot be written, or no server of the engine is
@@ -139,21 +143,23 @@ def load_cached_engine(name: str, cache: str, mode: str) -> SearchEngine:
     if not cache:
         if kind is not CacheMode.RECORD:
             raise ValueError(f"`cache` must name a file for cache_mode={mode!r}, got ''")
-        engine = load_engine(name)
+        engine = load_engine(name, policy)
         check_servers(name)
         return engine
     if kind is CacheMode.RECORD:
         check_file(Path(cache), "cache")
-    asked = None if kind is CacheMode.REPLAY_STRICT else load_engine(name)
+    asked = None if kind is CacheMode.REPLAY_STRICT else load_engine(name, policy)
     return CachedSearchEngine(asked, cache, mode=mode, name=name)
 
 
-def load_engine(name: str) -> SearchEngine:
+def load_engine(name: str, policy: LoraPolicy | None = None) -> SearchEngine:
     """Return the engine that `--engine` names, built.
 
     Args:
         name: What `make_engine` knows by name, or `module:attribute`: an engine, or a class or
             function that returns one without arguments. The current folder can be imported from.
+        policy: Whose model the engine, which must have an adapter for it, is to share; None
+            loads every model apart.
 
     Raises:
         ValueError: If it is neither.
@@ -161,7 +167,11 @@ def load_engine(name: str) -> SearchEngine:
         FileNotFoundError: If the engine's model is missing.
     """
     if names_engine(name):
-        return make_engine(name)
+        if policy is None:
+            return make_engine(name)
+        from agents.policies.sharing import shared_simulator
+
+        return shared_simulator(name, policy)
     if ":" not in name or "//" in name:
         known = ", ".join(ENGINES)
         shown = without_userinfo(repr(name))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -9,7 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 
 from agents.cli.options import load_questions
-from agents.memory_plan import GIB, MemoryPlan, ModelShape, Workload, available_memory, plan
+from agents.memory_plan import (
+    GIB,
+    MemoryPlan,
+    ModelShape,
+    Share,
+    Workload,
+    Writer,
+    available_memory,
+    plan,
+    total_memory,
+)
 from agents.policies.model_options import ALL_LINEAR, ModelOptions, is_meant
 from zs_env.models import MODELS, model_folder
 from zs_env.search.names import Place, read_place
@@ -31,6 +44,11 @@ _FRAME: Final = 24
 
 _CHARACTERS: Final = 4
 """Of an English token, where there is no tokenizer to ask."""
+
+_VLLM_SHARE: Final = 0.92
+"""Of a GPU that vLLM 0.32 takes unless told otherwise."""
+
+_BYTES: Final = {"float32": 4, "bfloat16": 2}
 
 _CLIPPED: Final = 512
 """Tokens of a document of any length, of which environments show 2048 characters."""
@@ -95,7 +113,7 @@ def make_plan(config: Train) -> Plan:
     tokens = count_tokens(config)
     return Plan(
         policy=shape,
-        simulator=simulator_shape(config.engine),
+        simulator=simulator_shape(config.engine) if config.loads_engine else None,
         engine=config.engine,
         questions=describe_questions(config),
         tokens=tokens,
@@ -105,7 +123,7 @@ def make_plan(config: Train) -> Plan:
 
 
 def plan_memory(config: Train) -> MemoryPlan:
-    """Return what training needs of the device's memory; only the policy's configuration is read.
+    """Return what training needs of the device's memory; only configurations of models are read.
 
     Raises:
         ValueError: If an option is out of its range or names nothing.
@@ -125,25 +143,140 @@ def _options(config: Train) -> ModelOptions:
 
 
 def make_workload(config: Train, tokens: Tokens, shape: ModelShape) -> Workload:
-    """Return how a model is trained."""
+    """Return how a model is trained by each of the processes that were launched, if any were."""
     import torch
 
     from agents.cli.train_setup import chosen_algorithm
 
-    needs = chosen_algorithm(config).needs
-    kind = torch.device(config.device).type
+    needs, options = chosen_algorithm(config).needs, _options(config)
+    kind, dtype = (
+        torch.device(config.device).type,
+        options.dtype_on(torch.device(config.device).type),
+    )
+    num_processes, sharded = read_launch()
+    num_episodes = _played_together(config, num_processes)
     return Workload(
-        weight_bytes={"float32": 4, "bfloat16": 2}[_options(config).dtype_on(kind)],
+        weight_bytes=_BYTES[dtype],
         needs_reference=bool(needs & {"reference_in_targets", "reference_in_loss"}),
         needs_critic="critic" in needs,
-        num_episodes=tokens.num_episodes,
+        num_episodes=num_episodes,
         rollout_batch_size=config.rollout_batch_size,
+        tokens_read=_read_at_once(
+            shape,
+            min(config.rollout_batch_size, num_episodes),
+            max(tokens.prompt, tokens.documents),
+            lean=kind == "cpu" and dtype == "float32" and not config.lora_rank,
+        ),
         context=min(tokens.context, shape.max_context),
         tokens_per_pass=config.max_tokens_per_pass,
         logit_chunk=config.logit_chunk,
         gradient_checkpointing=config.gradient_checkpointing,
         keeps_scores=kind == "cpu",
+        steps_at_once=kind != "cpu",
+        num_shards=num_processes if sharded else 1,
+        writer=make_writer(config, num_episodes) if config.loads_engine else None,
+        guests=tuple(guests(config, shape)),
     )
+
+
+def read_launch(environ: Mapping[str, str] = os.environ) -> tuple[int, bool]:
+    """Return how many processes a launcher has started, and whether they share out the weights.
+
+    Example:
+        >>> read_launch({"WORLD_SIZE": "4", "ACCELERATE_USE_FSDP": "true"}), read_launch({})
+        ((4, True), (1, False))
+    """
+    size = int(environ.get("WORLD_SIZE", "1"))
+    sharded = environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1", "yes")
+    return size, sharded and size > 1
+
+
+def _played_together(config: Train, num_processes: int) -> int:
+    """Return how many episodes the policy's own model plays side by side, or evaluates."""
+    from agents.evaluate import DEFAULT_NUM_ENVS
+    from agents.samplers.names import OWN, read_sampler_name
+
+    mine = -(-config.num_questions // num_processes) * config.group_size
+    samples = read_sampler_name(config.policy_engine, config.policy_url).kind == OWN
+    asked = config.eval_questions or DEFAULT_NUM_ENVS
+    evaluated = min(asked, DEFAULT_NUM_ENVS) if config.eval_every else 0
+    return max(mine if samples else 0, evaluated)
+
+
+def _read_at_once(shape: ModelShape, num_rows: int, num_new: int, lean: bool) -> int:
+    """Return how many new tokens of all rows are read at once."""
+    from zs_env.lm.lean import FAMILY
+    from zs_env.lm.reading import TOKENS_AT_ONCE
+
+    num_tokens = num_rows * num_new
+    if lean and shape.architecture in {kind.__name__ for kind in FAMILY}:
+        return min(num_tokens, max(TOKENS_AT_ONCE, num_new))
+    return num_tokens
+
+
+def make_writer(config: Train, num_episodes: int) -> Writer | None:
+    """Return what the simulator needs of the policy's device; None if it is elsewhere.
+
+    Args:
+        config: The options.
+        num_episodes: Episodes that ask it at the same time, at most.
+
+    Raises:
+        FileNotFoundError: If a model should be there, and is not.
+    """
+    import torch
+
+    from agents.policies.sharing import adapter_to_share
+
+    kind = torch.device(config.device).type
+    shape, options = simulator_shape(config.engine), _options(config)
+    shares = bool(config.lora_rank and adapter_to_share(config.engine, config.policy))
+    if shape is None or _is_vllm(config.engine) or (kind != "cpu" and not shares):
+        return None  # a model of its own in this process is on the CPU
+    adapter = _adapter_parameters(config.engine)
+    most = options.rollout_batch_size if shares else ModelOptions.rollout_batch_size
+    num_rows, prompt = min(most, num_episodes), count_request(config)
+    return Writer(
+        shape=shape,
+        weight_bytes=_BYTES[options.dtype_on(kind) if shares else "float32"],
+        num_own_parameters=adapter + (0 if shares else shape.num_parameters),
+        shares_model=shares,
+        num_rows=num_rows,
+        tokens_read=_read_at_once(shape, num_rows, prompt, lean=not adapter),
+        context=min(prompt + config.top_k * document_tokens(config.engine), shape.max_context),
+    )
+
+
+def guests(config: Train, shape: ModelShape) -> Iterator[Share]:
+    """Yield what vLLM takes of the device: to sample for the policy, and as the simulator."""
+    from agents.samplers.names import IN_PROCESS, read_sampler_name
+
+    name = read_sampler_name(config.policy_engine, config.policy_url)
+    if name.kind == IN_PROCESS:
+        yield _vllm("vLLM samples", config, shape, name.options)
+    if _is_vllm(config.engine) and config.loads_engine:
+        found = simulator_shape(config.engine)
+        assert found is not None
+        yield _vllm("vLLM simulates", config, found, {})
+
+
+def _vllm(name: str, config: Train, shape: ModelShape, options: Mapping[str, Any]) -> Share:
+    import torch
+
+    from agents.samplers.opening import CPU_CACHE_BYTES
+
+    kind = torch.device(config.device).type
+    dtype = options.get("dtype") or _options(config).dtype_on(kind)
+    size = 4 if dtype == "float32" else 2
+    cache = options.get("kv_cache_memory_bytes", CPU_CACHE_BYTES if kind == "cpu" else None)
+    if cache is not None:
+        num = shape.num_parameters
+        return Share(name, num * size + cache, f"{num:,} × {size} + {cache:,} of keys and values")
+    share = options.get("gpu_memory_utilization", _VLLM_SHARE)
+    total = total_memory(config.device)
+    if total is None:
+        return Share(name, 0, f"{share:g} of the device, which is not here")
+    return Share(name, share * total, f"{share:g} × {total / GIB:.1f} GiB, all of the device")
 
 
 # --- models -------------------------------------------------------------------------------------
@@ -153,15 +286,16 @@ def read_shape(folder: Path, options: ModelOptions) -> ModelShape:
     """Return the shape of the model whose config.json is in a folder.
 
     Raises:
-        ValueError: If it is no causal LM's, or LoRA has no layer there.
+        ValueError: If it is no causal LM's that can be sampled, or LoRA has no layer there.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from zs_env.lm.reading import context_length
+    from zs_env.lm.reading import cache_size, check_config, context_length
 
     try:
         config: Any = AutoConfig.from_pretrained(folder)
+        check_config(config)
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     except (ValueError, KeyError, OSError, TypeError) as error:
@@ -169,18 +303,17 @@ def read_shape(folder: Path, options: ModelOptions) -> ModelShape:
             f"`policy` must be a causal language model, got {folder / 'config.json'}: {error}"
         ) from error
     text = config.get_text_config()
-    heads = text.num_attention_heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     return ModelShape(
         architecture=type(model).__name__,
         num_parameters=_count(model),
-        num_body_parameters=_count(model.base_model),
+        num_body_parameters=_count(model.get_decoder()),
+        num_largest=max(parameter.numel() for parameter in model.parameters()),
         num_adapter_parameters=count_adapter(model, options),
         num_layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        num_heads=heads,
-        kv_size=head_dim * (getattr(text, "num_key_value_heads", None) or heads),
+        num_heads=text.num_attention_heads,
+        kv_size=math.prod(cache_size(config)),
         vocab_size=text.vocab_size,
         max_context=context_length(config),
     )
@@ -234,6 +367,21 @@ def simulator_shape(engine: str) -> ModelShape | None:
     return read_shape(find_config(place.name), ModelOptions())
 
 
+def _adapter_parameters(engine: str) -> int:
+    """Return the numbers in the adapter of an engine's model; 0 if it has none."""
+    from agents.policies.folders import ADAPTER_CONFIG_FILE
+    from agents.weights import Weights
+
+    place = _simulator_place(engine)
+    if place is None or not (Path(place.name) / ADAPTER_CONFIG_FILE).is_file():
+        return 0
+    return Weights.read(Path(place.name)).num_parameters
+
+
+def _is_vllm(engine: str) -> bool:
+    return engine.startswith("vllm:")
+
+
 def _simulator_place(engine: str) -> Place | None:
     scheme, _, rest = engine.partition(":")
     return read_place(rest) if scheme in ("simulator", "vllm") and rest else None
@@ -276,17 +424,46 @@ def count_tokens(config: Train) -> Tokens:
 
 def count_prompt(config: Train, text: str) -> int:
     """Return the tokens of an opening, by the policy's own tokenizer if it is there."""
-    from transformers import AutoTokenizer
-
     from agents.policies.chat import decide_chat, opening_ids
-    from agents.policies.folders import find_config, has_tokenizer
+    from agents.policies.folders import find_config
 
-    folder = find_config(config.policy)
-    if not has_tokenizer(folder):
+    tokenizer = _tokenizer(find_config(config.policy))
+    if tokenizer is None:
         return len(text) // _CHARACTERS
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     chat = decide_chat(_options(config).wants_chat, tokenizer)
     return len(opening_ids(text, tokenizer, chat))
+
+
+def count_request(config: Train) -> int:
+    """Return the tokens of what a simulator in this process reads for a query.
+
+    Raises:
+        ValueError: If there is no such prompt.
+    """
+    from agents.policies.folders import find_config
+    from zs_env.lm.chat import prompt_text
+    from zs_env.search.engine import SearchRequest
+    from zs_env.search.prompts import load_prompt
+
+    place = _simulator_place(config.engine)
+    folder = find_config(place.name) if place else model_folder(config.engine)
+    prompt = load_prompt(place.options.get("prompt", "tuned") if place else "tuned")
+    asked = prompt(SearchRequest(QUESTION, QUESTION, ("Port Vardale",), top_k=config.top_k))
+    tokenizer = _tokenizer(folder)
+    if tokenizer is None:
+        read = len(asked if isinstance(asked, str) else asked.plain) // _CHARACTERS
+    else:
+        read = len(tokenizer.encode(prompt_text(asked, tokenizer), add_special_tokens=False))
+    return read
+
+
+def _tokenizer(folder: Path) -> Any:
+    """Return the tokenizer in a folder; None if there is none."""
+    from transformers import AutoTokenizer
+
+    from agents.policies.folders import has_tokenizer
+
+    return AutoTokenizer.from_pretrained(folder) if has_tokenizer(folder) else None
 
 
 def document_tokens(engine: str) -> int:
@@ -314,15 +491,15 @@ def print_plan(shown: Plan, console: Console) -> None:
     for line in plan_lines(shown):
         say(console, line)
     table = new_table()
-    for name in ("memory", "GiB", "bytes"):
+    for name in ("memory", "when", "GiB", "bytes"):
         table.add_column(name, justify="right" if name == "GiB" else "left")
     for share in shown.memory.shares:
-        table.add_row(share.name, f"{share.num_bytes / GIB:.2f}", share.formula)
-    peak = "lasting parts, and the larger of sampling and learning"
-    table.add_row("at the most", f"{shown.memory.peak / GIB:.2f}", peak)
+        table.add_row(share.name, share.when, f"{share.num_bytes / GIB:.2f}", share.formula)
+    peak = "lasting parts, and the largest of sampling, learning and AdamW's step"
+    table.add_row("at the most", "", f"{shown.memory.peak / GIB:.2f}", peak)
     available = available_memory(shown.device)
     free = "?" if available is None else f"{available / GIB:.2f}"
-    table.add_row(f"free on {shown.device}", free, "")
+    table.add_row(f"free on {shown.device}", "", free, "")
     console.print(table)
     if available is not None and shown.memory.certain <= available < shown.memory.peak:
         say(console, "warning: long episodes may not fit")

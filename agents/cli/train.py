@@ -29,6 +29,7 @@ from agents.cli.options import (
 from agents.cli.threads import use_threads
 from agents.policies.model_options import ChatChoice, DtypeName
 from agents.trainer_config import Schedule
+from zs_env.search.names import without_userinfo
 
 if TYPE_CHECKING:
     from agents.cli.train_resume import RunRecord
@@ -193,6 +194,11 @@ class Train:
             text = text.replace(f"{{{name}}}", value)
         return Path(text)
 
+    @property
+    def loads_engine(self) -> bool:
+        """Whether the engine is loaded at all, and not only what was recorded of it."""
+        return not self.cache or self.cache_mode != "replay-strict"
+
     def saved(self) -> Train:
         """Return the options of the run to be resumed.
 
@@ -259,6 +265,8 @@ def warnings_of(config: Train) -> Iterator[str]:
 def with_simulator(config: Train) -> Train:
     """Return the options with the engine that `--simulator-model` stands for.
 
+    The engine `simulator`, which is the default, may stand beside it: the model says which one.
+
     Raises:
         ValueError: If another engine is named, too.
     """
@@ -266,7 +274,6 @@ def with_simulator(config: Train) -> Train:
         return config
     engine = simulator_engine(config.simulator_model)
     if config.engine not in (DEFAULT_ENGINE, engine):
-        raise ValueError(
-            f"`engine` must be left out beside `simulator_model`, got {config.engine!r}"
-        )
+        shown = without_userinfo(repr(config.engine))
+        raise ValueError(f"`engine` must be simulator beside `simulator_model`, got {shown}")
     return replace(config, engine=engine, simulator_model="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from agents.checkpoint import Checkpoint
     from agents.distributed import Processes
     from agents.policies.causal_lm import CausalLMPolicy
+    from agents.policies.lora import LoraPolicy
     from agents.samplers.sampler import Sampler
     from agents.trainer import Trainer
     from zs_env.search.engine import SearchEngine
@@ -81,12 +83,13 @@ def prepare(config: Train, processes: Processes | None = None) -> Setup:
         taken(kind, with_importance_cap(config)) for kind in (TrainerConfig, ModelOptions)
     )
     questions = _eval_questions(config)
-    engine = load_cached_engine(config.engine, config.cache, config.cache_mode)
+    check_memory(config)
+    device = processes.device(config.device)
+    sharing = load_sharing_policy(config, options, device)
+    engine = load_cached_engine(config.engine, config.cache, config.cache_mode, sharing)
     share = processes.share(config.num_questions, "num_questions")
     envs = make_envs(config, engine, len(share))
-    if not processes.sharded:
-        check_memory(config)
-    policy = load_start_policy(config, options, processes.device(config.device))
+    policy = sharing or load_start_policy(config, options, device)
     trainer = Trainer(
         policy,
         envs,
@@ -133,6 +136,25 @@ def load_start_policy(config: Train, options: ModelOptions, device: str) -> Caus
         return CausalLMPolicy.load(config.policy, device, options)
     except torch_out_of_memory() as error:
         raise ValueError(out_of_memory(config, error)) from error
+
+
+def load_sharing_policy(config: Train, options: ModelOptions, device: str) -> LoraPolicy | None:
+    """Load the policy if the engine's model is an adapter for it, too; return None else.
+
+    Raises:
+        ValueError: As `load_start_policy`.
+        FileNotFoundError: If a model is not there.
+    """
+    from agents.policies.lora import LoraPolicy
+    from agents.policies.sharing import adapter_to_share
+
+    if not (config.lora_rank and config.loads_engine):
+        return None
+    if adapter_to_share(config.engine, config.policy) is None:
+        return None
+    policy = load_start_policy(config, options, device)
+    assert isinstance(policy, LoraPolicy)
+    return policy
 
 
 def load_sampler(config: Train, policy: CausalLMPolicy, processes: Processes) -> Sampler | None:
@@ -202,7 +224,8 @@ def show_plan(config: Train, console: Console) -> None:
     _check(config)
     check_device_name(config.device)
     plan = make_plan(config)
-    print_plan(plan, console)
+    if os.environ.get("RANK", "0") == "0":  # a launcher starts the same command several times
+        print_plan(plan, console)
     plan.memory.check(plan.device)
 
 

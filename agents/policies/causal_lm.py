@@ -121,6 +121,11 @@ class CausalLMPolicy:
         """Number of tokens that a context can hold."""
         return self._generator.max_context
 
+    @property
+    def max_batch_size(self) -> int:
+        """Rows that are sampled in one forward pass, at most."""
+        return self._generator.max_batch_size
+
     def score(self, batch: Batch, temperature: float = 1.0) -> TokenScores:
         """Score the action tokens of `batch` in row-major order.
 
@@ -128,7 +133,7 @@ class CausalLMPolicy:
         and most tokens of a transcript are documents.
         """
         batch = batch.to(self.model.device)
-        states = action_states(self.model.base_model, batch, recompute=self._recompute)
+        states = action_states(self.model.get_decoder(), batch, recompute=self._recompute)
         chosen = batch.token_ids[:, 1:][batch.action_mask[:, 1:]]
         return token_scores(self.model, states, chosen, temperature, self._logit_chunk)
 
@@ -155,7 +160,7 @@ class CausalLMPolicy:
     def _settings(self) -> dict[str, Any]:
         """Return all arguments of `__init__` but the model and its tokenizer."""
         return {
-            "max_batch_size": self._generator.max_batch_size,
+            "max_batch_size": self.max_batch_size,
             "chat": self.chat,
             "logit_chunk": self._logit_chunk,
             "gradient_checkpointing": self._recompute,

@@ -24,7 +24,7 @@ class Critic(torch.nn.Module):
         """
         super().__init__()
         self._recompute = gradient_checkpointing
-        self.body = cast(PreTrainedModel, copy.deepcopy(model.base_model)).requires_grad_(True)
+        self.body = cast(PreTrainedModel, copy.deepcopy(model.get_decoder())).requires_grad_(True)
         # In float32 whatever the body is: a value is a sum of small corrections.
         self.head = torch.nn.Linear(model.config.hidden_size, 1, device=model.device)
         torch.nn.init.zeros_(self.head.weight)

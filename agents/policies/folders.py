@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from agents.policies.model_options import ModelOptions
+from agents.weights import named_weights
 from zs_env.models import model_folder
 
 POLICIES: Final = ("base", "skill")
@@ -36,7 +37,7 @@ def find_policy(name: str | Path) -> Path:
         if has_tokenizer(folder) and (_has_model(folder) or _has_adapter(folder)):
             return folder
     if is_hub_id(name):
-        return download(str(name), [*_CONFIG_FILES, "*.safetensors"])
+        return _download_whole(str(name))
     raise FileNotFoundError(
         f"`policy` must name a shipped model or a folder with one, or one on the hub, got {name!s}"
     )
@@ -87,6 +88,22 @@ def base_of_adapter(folder: Path) -> str:
     return base
 
 
+def adapter_shares_model(folder: Path, policy: str | Path) -> bool:
+    """Return whether a folder has a LoRA adapter for the model that a policy is, or adapts.
+
+    Raises:
+        FileNotFoundError: If the model below one of them is not there.
+    """
+    if not _has_adapter(folder):
+        return False
+    base = base_of_adapter(folder)
+    try:
+        below = find_config(base)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{folder} is an adapter for {base}: {error}") from error
+    return below.resolve() == find_config(policy).resolve()
+
+
 def is_hub_id(name: str | Path) -> bool:
     """Return whether `name` can be the id of a model on the hub, and is no path that exists."""
     return isinstance(name, str) and bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
@@ -109,6 +126,22 @@ def download(name: str, patterns: list[str]) -> Path:
             f"`policy` must name a shipped model or a folder with one, or one on the hub, "
             f"got {name}: {reason}"
         ) from error
+
+
+def _download_whole(name: str) -> Path:
+    """Return a folder with a model on the hub, and with none of the copies that may lie beside it.
+
+    Raises:
+        FileNotFoundError: If it cannot be had, or has no weights in safetensors format.
+        ValueError: If its index does not name its weights.
+    """
+    wanted = named_weights(download(name, _CONFIG_FILES))
+    folder = download(name, [*_CONFIG_FILES, *wanted])
+    if missing := [each for each in wanted if not (folder / each).is_file()]:
+        raise FileNotFoundError(
+            f"`policy` must have weights in safetensors format, got {name} without {missing[0]}"
+        )
+    return folder
 
 
 def has_tokenizer(folder: Path) -> bool:

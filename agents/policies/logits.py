@@ -83,7 +83,7 @@ class _Said(BaseModelOutputWithPast):
 @contextmanager
 def _body_says(model: PreTrainedModel, states: torch.Tensor) -> Iterator[None]:
     """Let a causal LM's body answer with `states` whatever it is given."""
-    body: Any = model.base_model
+    body: Any = model.get_decoder()
     said = _Said(last_hidden_state=states)
     body.forward = lambda *args, **kwargs: said
     try:

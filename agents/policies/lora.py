@@ -208,7 +208,7 @@ def _new_adapter(causal: PreTrainedModel, origin: str, options: ModelOptions) ->
         lora_alpha=options.lora_alpha,  # type: ignore[arg-type]
         target_modules=options.targets,
     )
-    with seeded(options.seed), _no_future_warnings():
+    with seeded(options.seed), no_future_warnings():
         try:
             adapter: PeftModel = get_peft_model(causal, config)
         except ValueError as error:
@@ -236,7 +236,7 @@ def _load_adapter(folder: Path, device: str | torch.device, options: ModelOption
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{folder} is an adapter for {base}: {error}") from error
     lm = load_lm(below, device, options)
-    with _no_future_warnings():
+    with no_future_warnings():
         adapter = PeftModel.from_pretrained(lm.model, str(folder), is_trainable=True)
     return LoraPolicy(adapter, lm.tokenizer, **settings_of(folder, options))
 
@@ -274,7 +274,7 @@ def _stored_dtype(folder: Path) -> torch.dtype:
 
 
 @contextmanager
-def _no_future_warnings() -> Iterator[None]:
+def no_future_warnings() -> Iterator[None]:
     """Keep peft from warning of what newer releases of Transformers will no longer let it do."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -40,17 +41,28 @@ def action_states(body: PreTrainedModel, batch: Batch, *, recompute: bool = Fals
     # Padding is on the right, where nothing that counts can see it. Without a mask, the model makes
     # its own, which are right everywhere; on a CPU one for all layers is faster, where it is right.
     plain = body.device.type == "cpu" and not _has_windows(body)
-    mask = causal_mask(length, body.dtype, body.device) if plain else None
+    arguments = _masked(body, len(batch), length) if plain else {}
     with recomputed_layers(body) if recompute and torch.is_grad_enabled() else nullcontext():
         hidden: torch.Tensor = body(
-            input_ids=batch.token_ids[:, :length], attention_mask=mask, use_cache=False
+            input_ids=batch.token_ids[:, :length], use_cache=False, **arguments
         ).last_hidden_state
     return hidden[wanted[:, :length]]
 
 
+def _masked(body: PreTrainedModel, num_rows: int, length: int) -> dict[str, torch.Tensor]:
+    """Return one mask for all layers, and the positions that some models take from a mask."""
+    mask = causal_mask(length, body.dtype, body.device).expand(num_rows, -1, -1, -1)
+    if "position_ids" not in inspect.signature(body.forward).parameters:
+        return {"attention_mask": mask}
+    return {
+        "attention_mask": mask,
+        "position_ids": torch.arange(length, device=body.device)[None],
+    }
+
+
 def _has_windows(body: PreTrainedModel) -> bool:
     """Return whether some layers do not see everything before a token."""
-    config: Any = body.config
+    config: Any = body.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
     return bool(kinds - {"full_attention"} or getattr(config, "sliding_window", None))
 

@@ -15,7 +15,7 @@ from zs_env.lm.generator import LanguageModelError
 if TYPE_CHECKING:
     from agents.policies.causal_lm import CausalLMPolicy
 
-_CPU_CACHE_BYTES: Final = 256 << 20
+CPU_CACHE_BYTES: Final = 256 << 20
 """Left alone, vLLM takes nearly all memory of a machine without a GPU for its cache."""
 
 
@@ -84,7 +84,7 @@ def engine_arguments(options: Mapping[str, Any], dtype: str) -> dict[str, Any]:
         # for the latter is read when torch is imported, which has happened.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         torch._dynamo.config.disable = True
-        arguments = {"kv_cache_memory_bytes": _CPU_CACHE_BYTES, **arguments}
+        arguments = {"kv_cache_memory_bytes": CPU_CACHE_BYTES, **arguments}
     return arguments
 
 

@@ -18,11 +18,14 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from agents.cli.main import main, parse
 from agents.cli.recipes import recipe_options
-from agents.cli.train import Train
+from agents.cli.train import Train, with_simulator
 from agents.metrics import read_metrics
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.model_options import ModelOptions
+from agents.weights import Weights
 from zs_env.episode import Rules
+from zs_env.lm.transformers import TransformersLM
+from zs_env.models import model_folder
 
 RECIPES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.yaml"))
 SHORT = (
@@ -159,9 +162,80 @@ def test_a_simulator_model_is_an_engine(instruct, tmp_path):
     assert config["simulator_model"] == ""
 
 
-def test_a_simulator_model_beside_an_engine_is_refused(capsys):
-    message = failure(capsys, "--engine", "world", "--simulator-model", "simulator-tiny")
-    assert "`engine` must be left out beside `simulator_model`, got 'world'" in message
+@pytest.mark.parametrize("engine", ["world", "simulator-tiny", "simulator:runs/other"])
+def test_a_simulator_model_beside_another_engine_is_refused(capsys, engine):
+    message = failure(capsys, "--engine", engine, "--simulator-model", "runs/mine")
+    assert f"`engine` must be simulator beside `simulator_model`, got '{engine}'" in message
+
+
+@pytest.mark.parametrize(
+    ("engine", "model", "meant"),
+    [
+        ([], "runs/mine", "simulator:runs/mine"),
+        (["simulator"], "runs/mine", "simulator:runs/mine"),
+        (["simulator:runs/mine"], "runs/mine", "simulator:runs/mine"),
+        (["simulator"], "simulator-tiny", "simulator-tiny"),
+        (["simulator-tiny"], "simulator-tiny", "simulator-tiny"),
+        (["simulator"], "simulator", "simulator"),
+    ],
+)
+def test_a_simulator_model_says_which_simulator_the_engine_is(engine, model, meant):
+    options = [text for name in engine for text in ("--engine", name)]
+    config = with_simulator(parse(["train", *options, "--simulator-model", model]))
+    assert (config.engine, config.simulator_model) == (meant, "")
+
+
+def adapter_of(policy, folder, seed=1):
+    """Return a folder with an adapter that is not zero."""
+    tuned = CausalLMPolicy.load(policy, options=ModelOptions(lora_rank=4, seed=seed))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    tuned.save(folder)
+    return folder
+
+
+def test_a_simulator_that_is_an_adapter_shares_the_policys_model(tmp_path, capsys, monkeypatch):
+    """Base, which writes searches; its simulator writes nonsense, which is no matter here."""
+    simulator = f"{adapter_of('base', tmp_path / 'simulator')}?tokens=6"
+    loaded = []
+    load = TransformersLM.from_pretrained
+    monkeypatch.setattr(
+        TransformersLM,
+        "from_pretrained",
+        lambda path, *args, **kwargs: loaded.append(path) or load(path, *args, **kwargs),
+    )
+    lora = ["--lora-rank", 2, "--max-new-tokens", 48, "--eval-every", 2, "--eval-questions", 2]
+    options = [*SHORT, *lora, "--learning-rate", 1e-2, "--simulator-model", simulator]
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    arguments = [*map(str, options), "--keep-checkpoints", "9"]
+    assert main(["train", *arguments, "--out", str(straight)]) == 0
+    assert loaded == [model_folder("base")]
+    assert any(row["rollout/searches"] > 0 for row in rows(straight))
+    wanted = rows(straight)
+    straight.rename(stopped)
+    shutil.rmtree(stopped / "checkpoints" / "000002")
+    assert main(["train", "--resume", str(stopped)]) == 0
+    assert rows(stopped) == wanted
+    assert loaded == [model_folder("base")] * 2
+    evaluate = ["evaluate", "--num-questions", "2", "--engine", f"simulator:{simulator}"]
+    assert main([*evaluate, "--policy", str(stopped), "--threads", "1"]) == 0
+    assert loaded == [model_folder("base")] * 3
+
+
+def test_a_plan_counts_a_shared_model_once(tmp_path, capsys):
+    simulator = adapter_of("base", tmp_path / "simulator")
+    found = []
+    for options in (["--lora-rank", "2"], []):
+        dry = ["train", "--dry-run", "--engine", f"simulator:{simulator}", *options]
+        assert main(dry) == 0
+        found.append(" ".join(capsys.readouterr().out.split()))
+    weights = Weights.read(model_folder("base")).num_parameters
+    adapter = Weights.read(simulator).num_parameters
+    assert f"the policy's model + {adapter:,} × 4" in found[0]
+    assert f" {weights + adapter:,} × 4" in found[1]
+    assert "simulator's keys and values" in found[0]
 
 
 def test_several_sets_of_questions_are_asked_together(tmp_path):
@@ -337,6 +411,48 @@ def test_a_plan_tells_of_a_shipped_policy_and_its_simulator(capsys):
     assert "simulator: simulator, Qwen2ForCausalLM" in text
     assert "miniwiki (train): 1,068 questions" in text
     assert "free on cpu" in text
+
+
+def planned(capsys, *options):
+    """Return the rows of a plan, each on one line."""
+    assert main(["train", "--dry-run", *map(str, options)]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_a_plan_of_launched_processes_is_told_once_and_shares_out(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    num = f"{Weights.read(model_folder('base')).num_parameters:,}"
+    text = planned(capsys, "--engine", "world", "--eval-every", 0)
+    assert f"{num} × 2 × 4 / 4" in text
+    assert f"whole copy always 0.00 {num} × 4" in text
+    assert "(32 episodes + 32 being" in text
+    monkeypatch.setenv("RANK", "1")
+    assert planned(capsys, "--engine", "world") == ""
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    monkeypatch.setenv("RANK", "0")
+    text = planned(capsys, "--engine", "world", "--eval-every", 0)
+    assert "whole copy" not in text
+    assert "(32 episodes + 32 being" in text
+
+
+def test_a_plan_counts_what_vllm_takes_in_this_process(capsys):
+    num = f"{Weights.read(model_folder('base')).num_parameters:,}"
+    base = ["--engine", "world", "--policy-engine"]
+    text = planned(capsys, *base, "vllm?kv_cache_memory_bytes=1000000&dtype=bfloat16")
+    assert f"{num} × 2 + 1,000,000 of keys" in text
+    # Its own model plays evaluations alone.
+    assert "(200 episodes + 200 being" in text
+    assert "(0 episodes + 0 being" in planned(capsys, *base, "vllm", "--eval-every", 0)
+    text = planned(capsys, *base, "vllm?gpu_memory_utilization=0.4", "--device", "cuda:7")
+    assert "vLLM samples always 0.00 0.4 of the device, which is not here" in text
+    text = planned(capsys, "--engine", f"vllm:{model_folder('simulator')}", "--device", "cuda:7")
+    assert "vLLM simulates always 0.00 0.92 of the device" in text
+
+
+def test_a_plan_needs_no_model_of_an_engine_that_is_replayed(capsys, tmp_path):
+    options = ["--engine", "simulator:/no/such/folder", "--cache", tmp_path / "x"]
+    assert "simulator's" not in planned(capsys, *options, "--cache-mode", "replay-strict")
 
 
 def test_a_plan_imports_no_engine_of_ones_own(capsys):

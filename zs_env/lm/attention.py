@@ -32,7 +32,7 @@ def grouped_attention(
         module: The attention module (part of Transformers' interface, not used).
         query: (batch, heads, T, head_dim), heads a multiple of key's.
         key: (batch, key_value_heads, S, head_dim).
-        value: Like `key`.
+        value: Like `key`, but for its head_dim, which may be another.
         attention_mask: Added to the scores; broadcasts to (batch, 1, T, S). None hides nothing,
             which is right for T = 1 only.
         scaling: Factor of the scores.
@@ -50,7 +50,7 @@ def grouped_attention(
         scores = scores.view(batch, key.shape[1], groups, length, -1) + attention_mask[:, :, None]
         scores = scores.view(batch, key.shape[1], groups * length, -1)
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
-    attended = torch.matmul(weights, value).view(batch, heads, length, head_dim)
+    attended = torch.matmul(weights, value).view(batch, heads, length, value.shape[-1])
     return attended.transpose(1, 2), None
 
 

@@ -36,10 +36,18 @@ class _Layer(CacheLayerMixin):
 
     def write(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `RaggedCache.write`."""
-        head_dim, places, width = keys.shape[-1], self._owner.places, self._owner.width
-        self._flat_keys.index_copy_(0, places, keys.reshape(-1, head_dim))
-        self._flat_values.index_copy_(0, places, values.reshape(-1, head_dim))
-        return self._keys[:, :width], self._values[:, :width]
+        width, key_size, value_size = self._owner.width, keys.shape[-1], values.shape[-1]
+        self._put(self._flat_keys, keys)
+        self._put(self._flat_values, values)
+        if key_size == value_size:
+            return self._keys[:, :width], self._values[:, :width]
+        return self._keys[:, :width, :key_size], self._values[:, :width, :value_size]
+
+    def _put(self, flat: torch.Tensor, part: torch.Tensor) -> None:
+        size = part.shape[-1]
+        if size < flat.shape[1]:  # of keys and values, one may be wider than the other
+            flat = flat[:, :size]
+        flat.index_copy_(0, self._owner.places, part.reshape(-1, size))
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -67,8 +75,9 @@ class RaggedCache(Cache):
     """Keys and values of a batch.
 
     Attributes:
-        storage: Of each layer, (2, columns, rows, key_value_heads, head_dim); finite everywhere,
-            as what is hidden has weight 0, but 0 * NaN would still be NaN.
+        storage: Of each layer, (2, columns, rows, key_value_heads, head_dim), where head_dim is
+            that of keys or of values, whichever is larger; finite everywhere, as what is hidden
+            has weight 0, but 0 * NaN would still be NaN.
         first: The batch's first row.
         last: The row after its last one.
         places: Where the next tokens are written, flat over (columns, rows, heads) of the storage.

@@ -31,6 +31,8 @@ _FILES: Final = (
 def model_digest(path: str | Path) -> str:
     """Return a SHA-256 over configuration, weights and tokenizer of a model.
 
+    Of an adapter, the model below it is a part.
+
     Args:
         path: A folder, or a hub id whose model was loaded before. A file is read once a process
             as long as its size and time of change stay.
@@ -47,6 +49,9 @@ def model_digest(path: str | Path) -> str:
         status = file.stat()
         part = _file_digest(file.absolute(), status.st_size, status.st_mtime_ns)
         whole.update(f"{file.name} {part}\n".encode())
+    if (adapter := folder / "adapter_config.json") in files:
+        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        whole.update(f"base {model_digest(base)}\n".encode())
     return whole.hexdigest()
 
 

@@ -18,12 +18,16 @@ from zs_env.lm.cache import RaggedCache
 from zs_env.lm.lean import Grid, LeanForward
 
 _ATTENTION_KINDS: Final = {"full_attention", "sliding_attention"}
-_TOKENS_AT_ONCE: Final = 2048
-"""Tokens of prompts that are read together, so that what is between two layers stays in a cache."""
+TOKENS_AT_ONCE: Final = 2048
+"""Tokens of prompts that `LeanReader` reads together, so that what is between two layers stays in
+a cache."""
 
 _TRIAL_COLUMNS: Final = 8
 _TOLERANCE: Final = 1e-3
 """Of the largest logit: far above rounding, far below what an operation left out would change."""
+
+_ROUGHLY: Final = 0.3
+"""The same for half-size numbers, where rounding alone may send tokens to other experts."""
 
 
 class Reader(Protocol):
@@ -129,7 +133,7 @@ class LeanReader:
     ) -> torch.Tensor:
         """See `Reader`. No padding is read: only attention needs the tokens as a grid."""
         longest = max(map(len, prompts))
-        size = max(1, _TOKENS_AT_ONCE // longest)
+        size = max(1, TOKENS_AT_ONCE // longest)
         parts = [slice(first, first + size) for first in range(0, len(prompts), size)]
         return torch.cat(
             [
@@ -185,6 +189,34 @@ class LeanReader:
 
 
 @torch.inference_mode()
+def check_reads(model: PreTrainedModel, empty_past: torch.Tensor) -> None:
+    """Check that a model reads into our cache, bit by bit, what it reads all at once.
+
+    Raises:
+        ValueError: If it does not: its attention wants other masks, positions or caches.
+    """
+    try:
+        found, wanted = _trial(HuggingFaceReader(model), empty_past), _at_once(model)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of code that we do not know
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise ValueError(refusal(model.config, f"which cannot use our cache ({reason})")) from error
+    exact = model.dtype in (torch.float32, torch.float64)
+    if (found - wanted).abs().max() > (_TOLERANCE if exact else _ROUGHLY) * wanted.abs().max():
+        raise ValueError(refusal(model.config, "which reads otherwise with our cache than without"))
+
+
+def _at_once(model: Any) -> torch.Tensor:
+    """Return what `_trial` does, of contexts that are read whole, and each alone."""
+    found = []
+    for context in ([0, 1, 2, 3, 1, 1], [2, 0, 3, 2]):
+        ids = torch.tensor([context], device=model.device)
+        found.append(model(input_ids=ids, use_cache=False).logits[0, -2:])
+    return torch.stack(found, dim=1)
+
+
+@torch.inference_mode()
 def lean_agrees(model: PreTrainedModel, empty_past: torch.Tensor) -> bool:
     """Tell whether `LeanReader` gives the model's own logits, up to rounding, for short prompts."""
     lean, own = (
@@ -198,8 +230,43 @@ def _trial(reader: Reader, empty_past: torch.Tensor) -> torch.Tensor:
     """Return the logits after two prompts, and after one more token of each."""
     cache = RaggedCache.from_rows([empty_past] * 2, _TRIAL_COLUMNS)
     first = reader.read_prompts(cache, [[0, 1, 2, 3, 1], [2, 0, 3]], [0, 0])
-    ids, positions = torch.tensor([1, 2]), torch.tensor([5, 3])
+    device = empty_past.device
+    ids, positions = torch.tensor([1, 2], device=device), torch.tensor([5, 3], device=device)
     return torch.stack([first, reader.read_next(cache, ids, positions, 6)])
+
+
+def refusal(config: Any, reason: str) -> str:
+    """Return the line that tells why a model cannot be used."""
+    return (
+        "`model` must be a decoder that keeps keys and values of every token, got "
+        f"{config.model_type}, {reason}"
+    )
+
+
+def check_config(config: Any) -> None:
+    """Check what can be told of a model from its configuration alone.
+
+    Raises:
+        ValueError: If it cannot be used.
+    """
+    attention_windows(config)
+    text = config.get_text_config()
+    if _has_alibi(text):
+        raise ValueError(refusal(config, "whose ALiBi takes no rows of different lengths"))
+    if "local" in getattr(text, "attention_layers", ()):
+        raise ValueError(refusal(config, "whose local attention counts from the longest row's end"))
+    for name in ("num_attention_heads", "max_position_embeddings"):
+        if getattr(text, name, None) is None:
+            raise ValueError(refusal(config, f"whose configuration has no {name}"))
+
+
+def _has_alibi(text: Any) -> bool:
+    attention = getattr(text, "attn_config", None)
+    return bool(
+        text.model_type == "bloom"
+        or getattr(text, "alibi", False)
+        or getattr(attention, "alibi", False)
+    )
 
 
 def attention_windows(config: Any) -> dict[str, int | None]:
@@ -208,15 +275,29 @@ def attention_windows(config: Any) -> dict[str, int | None]:
     Raises:
         ValueError: If there is a kind that does not attend to keys and values of its own.
     """
-    config = config.get_text_config()
-    window = getattr(config, "sliding_window", None)
+    text = config.get_text_config()
+    window = getattr(text, "sliding_window", None)
     single = "full_attention" if window is None else "sliding_attention"
-    kinds = set(getattr(config, "layer_types", None) or [single])
+    kinds = set(getattr(text, "layer_types", None) or [single])
     if not kinds <= _ATTENTION_KINDS:
-        raise ValueError(
-            f"`model` must have layers of full or sliding attention only, got {sorted(kinds)}"
-        )
+        others = ", ".join(sorted(kinds - _ATTENTION_KINDS))
+        raise ValueError(refusal(config, f"which has layers of {others}"))
     return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
+
+
+def cache_size(config: Any) -> tuple[int, int]:
+    """Return heads and head_dim of what a layer keeps of a token, twice: as key and as value.
+
+    Multi-head latent attention keeps a latent vector as the one and a rotated key as the other.
+    """
+    text = config.get_text_config()
+    if getattr(text, "kv_lora_rank", None):
+        return 1, max(text.kv_lora_rank, text.qk_rope_head_dim)
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    if text.model_type == "falcon" and text.multi_query and not text.new_decoder_architecture:
+        heads = 1
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(heads), int(head_dim)
 
 
 def context_length(config: Any) -> int:

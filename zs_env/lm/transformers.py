@@ -26,12 +26,14 @@ from zs_env.lm.chat import prompt_text
 from zs_env.lm.decoding import Decoding, MayEnd, Row
 from zs_env.lm.generator import Chat, Completion, FinishReason, SamplingParams
 from zs_env.lm.identity import model_digest, state_digest
-from zs_env.lm.lean import is_recognised
+from zs_env.lm.lean import FAMILY, is_recognised
 from zs_env.lm.reading import (
     HuggingFaceReader,
     LeanReader,
     Reader,
-    attention_windows,
+    cache_size,
+    check_config,
+    check_reads,
     context_length,
     lean_agrees,
 )
@@ -59,6 +61,8 @@ class TransformersLM:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         max_batch_size: int = 256,
+        *,
+        source: str | Path | None = None,
     ) -> None:
         """Wrap a loaded model; it may go on being trained between calls.
 
@@ -66,20 +70,23 @@ class TransformersLM:
             model: Any decoder-only model whose cache holds keys and values.
             tokenizer: Its tokenizer.
             max_batch_size: Rows of one forward pass, at least 1; larger requests are split.
+            source: Absolute folder or hub id whose files hold the weights; None if none do.
 
         Raises:
-            ValueError: If `max_batch_size` is below 1, or the model has layers that do not attend
-                to keys and values, such as recurrent ones.
+            ValueError: If `max_batch_size` is below 1, or the model does not keep keys and values
+                of every token, as recurrent ones do not, or reads otherwise with our cache.
         """
         if max_batch_size < 1:
             raise ValueError(f"`max_batch_size` must be at least 1, got {max_batch_size!r}")
-        attention_windows(model.config)
+        check_config(model.config)
         self.model, self.tokenizer, self.max_batch_size = model, tokenizer, max_batch_size
         # It computes what SDPA does; models with more in their attention do not support that.
         if model.device.type == "cpu" and model._supports_sdpa:
             model.set_attn_implementation(GROUPED_ATTENTION)
+        if not isinstance(model, FAMILY):
+            check_reads(model, self.empty_past())
         self._stop_ids: dict[tuple[str, ...], frozenset[int]] = {}
-        self._source: str | Path | None = None
+        self._source = source
         self._lean_agrees: bool | None = None
 
     @classmethod
@@ -101,9 +108,8 @@ class TransformersLM:
             dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         model: Any = load_causal(path, dtype)
         model = aligned(model.to(device)).eval()
-        lm = cls(model, AutoTokenizer.from_pretrained(path), max_batch_size)
-        lm._source = Path(path).absolute() if Path(path).is_dir() else path
-        return lm
+        source = Path(path).absolute() if Path(path).is_dir() else path
+        return cls(model, AutoTokenizer.from_pretrained(path), max_batch_size, source=source)
 
     @property
     def max_context(self) -> int:
@@ -159,10 +165,7 @@ class TransformersLM:
     def empty_past(self) -> torch.Tensor:
         """Return the packed cache of an empty context: (layers, 2, 0, heads, head_dim)."""
         config: Any = self.model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None)
-        head_dim = head_dim or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, 2, 0, heads, head_dim)
+        shape = (config.num_hidden_layers, 2, 0, *cache_size(config))
         return torch.empty(shape, dtype=self.model.dtype, device=self.model.device)
 
     def reader(self, num_positions: int) -> Reader:

@@ -67,7 +67,7 @@ def _open_simulator(place: Place) -> SearchEngine:
     if not place.urls:
         from zs_env.lm.transformers import TransformersLM
 
-        return _simulate("simulator", TransformersLM.from_pretrained, place)
+        return simulate("simulator", TransformersLM.from_pretrained, place)
     from zs_env.lm.openai import OpenAIGenerator
     from zs_env.search.simulator import SimulatedSearchEngine, read_simulator_options
 
@@ -78,11 +78,20 @@ def _open_simulator(place: Place) -> SearchEngine:
 def _open_vllm(place: Place) -> SearchEngine:
     from zs_env.lm.vllm import VLLMGenerator
 
-    return _simulate("vllm", VLLMGenerator.from_pretrained, place)
+    return simulate("vllm", VLLMGenerator.from_pretrained, place)
 
 
-def _simulate(scheme: str, load: Callable[[str], Any], place: Place) -> SearchEngine:
-    """Return a simulator in this process, whose options are read before its model is loaded."""
+def simulate(scheme: str, load: Callable[[str], Any], place: Place) -> SearchEngine:
+    """Return a simulator in this process, whose options are read before its model is loaded.
+
+    Args:
+        scheme: Of its name, for messages.
+        load: From a folder or hub id to a language model that also tells `has_chat_template`.
+        place: What follows the scheme.
+
+    Raises:
+        ValueError: If an option is not what it should be, or does not suit the model.
+    """
     from zs_env.search.simulator import SimulatedSearchEngine, read_simulator_options
 
     model = _only_name(scheme, "a folder or hub id", place)

@@ -35,6 +35,21 @@ def append(cache, starts, columns, seed):
     return new
 
 
+@pytest.mark.parametrize(("key_size", "value_size"), [(DIM, 2), (1, DIM)])
+def test_keys_and_values_may_be_of_different_widths(key_size, value_size):
+    cache = RaggedCache.from_rows(packed([2, 0]), num_columns=4)
+    keys, values = (torch.randn(2, HEADS, 1, size) for size in (key_size, value_size))
+    cache.aim(torch.tensor([0, 1]), torch.tensor([2, 0]), width=3)
+    found = cache.layers[1].update(keys, values)
+    assert [part.shape for part in found] == [(2, HEADS, 3, n) for n in (key_size, value_size)]
+    for part, new in zip(found, (keys, values), strict=True):
+        assert torch.equal(part[0, :, 2], new[0, :, 0])
+        assert torch.equal(part[1, :, 0], new[1, :, 0])
+    row = cache.take_row(0, 3)
+    assert torch.equal(row[1, 0, 2, :, :key_size], keys[0, :, 0])
+    assert torch.equal(row[1, 1, 2, :, :value_size], values[0, :, 0])
+
+
 def grown(row, new):
     """Return a packed row with what was appended to it, (layers, 2, heads, columns, head_dim)."""
     return torch.cat([row, new.transpose(2, 3)], dim=2)

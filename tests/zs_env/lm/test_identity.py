@@ -1,5 +1,6 @@
 """Digests that tell one model from another."""
 
+import json
 import os
 import shutil
 
@@ -49,6 +50,18 @@ def test_file_is_read_once_while_it_stays(folder, monkeypatch):
     os.utime(folder / "model.safetensors", ns=(0, 0))
     assert model_digest(folder) == before
     assert identity._file_digest.cache_info().misses == read + 1
+
+
+def test_an_adapter_is_another_where_the_model_below_is(folder, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(folder)})
+    )
+    before = model_digest(adapter)
+    assert before != model_digest(folder)
+    (folder / "generation_config.json").write_text("{}")
+    assert model_digest(adapter) != before
 
 
 @pytest.mark.parametrize("path", ["not/here", "not here", "org/model-that-was-never-loaded"])
