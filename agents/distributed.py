@@ -1,7 +1,7 @@
 """Several processes that train one policy together, and the one that trains alone.
 
-`torchrun` and `accelerate launch` start the same command several times; `join` tells a process
-which of them it is. Each plays its share of an update's groups, all see all episodes and compute
+`torchrun`, `accelerate launch` and `mpirun` start the same command several times; `join` tells a
+process which of them it is. Each plays its share of an update's groups, all see all episodes and compute
 the same targets, each takes the gradient of its share of every gradient step, and the sum of the
 gradients is stepped along everywhere. So N processes do what one would do, but for the order in
 which numbers are added.
@@ -24,6 +24,15 @@ _PATIENCE: Final = timedelta(days=1)
 """How long a process waits for another one; the launcher ends all if one of them dies."""
 
 _CHUNK_BYTES: Final = 64 * 2**20
+
+_NAMES: Final = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+"""The variables in which torchrun tells a process which one it is."""
+
+_MPI_NAMES: Final = (
+    tuple(f"OMPI_COMM_WORLD_{name}" for name in ("SIZE", "RANK", "LOCAL_RANK", "LOCAL_SIZE")),
+    ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+)
+"""The same for Open MPI, and for MPICH and its descendants."""
 
 
 class PeerError(RuntimeError):
@@ -207,6 +216,8 @@ def join(device: str = "cpu", environ: Mapping[str, str] = os.environ) -> Proces
         ImportError: If several were launched and accelerate is not installed.
         ValueError: If they were launched in a way that training cannot follow.
     """
+    by_mpi = _said_by_mpi(environ)
+    environ = {**environ, **by_mpi}
     _check_launch(environ)
     if int(environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
@@ -216,9 +227,26 @@ def join(device: str = "cpu", environ: Mapping[str, str] = os.environ) -> Proces
         from accelerate import PartialState
     except ImportError as error:
         raise ImportError(f"several processes need accelerate: {EXTRA}") from error
-    state = PartialState(cpu=device == "cpu")
+    os.environ.update(by_mpi)  # where PyTorch and accelerate look
+    on_cpu = device == "cpu"
+    # Without a word accelerate would take MPI, where PyTorch has it, and only on CPUs.
+    state = PartialState(cpu=on_cpu, **({"backend": "gloo"} if on_cpu else {}))
     rank, size, local = state.process_index, state.num_processes, state.local_process_index
     return LaunchedProcesses(rank, size, local, _is_true(environ, "ACCELERATE_USE_FSDP"))
+
+
+def _said_by_mpi(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what torchrun would have said, if an MPI's `mpirun` has started this process."""
+    names = next((names for names in _MPI_NAMES if names[0] in environ), None)
+    if "WORLD_SIZE" in environ or names is None:
+        return {}
+    said = {
+        plain: environ[name] for plain, name in zip(_NAMES, names, strict=True) if name in environ
+    }
+    meeting = {"MASTER_PORT": "29500"}
+    if said.get("LOCAL_WORLD_SIZE") == said["WORLD_SIZE"]:
+        meeting["MASTER_ADDR"] = "127.0.0.1"
+    return said | {name: environ.get(name, value) for name, value in meeting.items()}
 
 
 def _check_launch(environ: Mapping[str, str]) -> None:
@@ -227,6 +255,13 @@ def _check_launch(environ: Mapping[str, str]) -> None:
     Raises:
         ValueError: If it cannot.
     """
+    # Accelerate names a meeting point where it was told to start several.
+    is_one = "WORLD_SIZE" not in environ and "MASTER_ADDR" in environ
+    if is_one and _is_true(environ, "ACCELERATE_USE_CPU"):
+        raise ValueError(
+            "accelerate launch --cpu must be given --mpirun_hostfile to start more than one "
+            "process, and started one; --multi_gpu in its place needs no MPI, with --device cpu"
+        )
     if _is_true(environ, "ACCELERATE_USE_DEEPSPEED"):
         raise ValueError(
             "accelerate must be launched with --multi_gpu or --use_fsdp, got --use_deepspeed, "

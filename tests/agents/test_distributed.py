@@ -8,7 +8,9 @@ a draw falls between two roundings of a probability, which it does not with the 
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,7 +25,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from agents.cli.main import main
-from agents.distributed import ALONE, Processes, _chunks, join
+from agents.distributed import ALONE, Processes, _chunks, _said_by_mpi, join
 from agents.metrics import read_metrics
 from agents.rollout import Rollout, side_by_side
 from agents.trajectory import Trajectory
@@ -46,8 +48,22 @@ SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 def launch(*command: str, num: int = 2, **environ: str) -> subprocess.Popen[str]:
     """Start a command in several processes; in one, without a launcher."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num)]
+    return start(*(torchrun if num > 1 else []), *command, **environ)
+
+
+def accelerate(*command: str, **environ: str) -> subprocess.Popen[str]:
+    """Start a command in two processes by accelerate, whose options come first."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    options = "--num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
+    cli = ("-m", "accelerate.commands.accelerate_cli", "launch", "--main_process_port", port)
+    return start(*cli, *options, *command, **environ)
+
+
+def start(*command: str, **environ: str) -> subprocess.Popen[str]:
+    """Start Python."""
     return subprocess.Popen(
-        [sys.executable, *(torchrun if num > 1 else []), *command],
+        [sys.executable, *command],
         cwd=ROOT,
         env=os.environ
         | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -142,6 +158,29 @@ def test_two_processes_with_sharded_weights_train_like_one(
     kept = load_file(tmp_path / f"run/checkpoints/{STEPS:06}/policy.safetensors")
     assert exported.keys() == kept.keys()
     assert all(torch.equal(exported[name], kept[name]) for name in kept)
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs an MPI: there is no mpirun")
+def test_accelerate_on_cpus_trains_like_one_process(
+    alone: dict[str, Path], tmp_path: Path
+) -> None:
+    """`accelerate launch --cpu` leaves it to MPI to start processes, which then talk over gloo."""
+    is_open = "Open MPI" in subprocess.check_output(["mpirun", "--version"], text=True)
+    hosts = tmp_path / "hosts"
+    hosts.write_text("localhost slots=2\n" if is_open else "localhost:2\n")
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    command = ("train", *TINY, "--algorithm", "grpo", "--out", str(tmp_path / "run"))
+    launcher = ("--cpu", "--mpirun_hostfile", str(hosts))
+    text = finish(accelerate(*launcher, "-m", "agents.cli.main", *command, **as_root))
+    assert text.count("3 updates of 3") == 1
+    assert_alike(tmp_path / "run", alone["grpo"])
+
+
+def test_accelerate_on_cpus_without_mpi_is_told_so(tmp_path: Path) -> None:
+    with accelerate("--cpu", str(PROBE), str(tmp_path)) as process:
+        text, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode != 0
+    assert "accelerate launch --cpu must be given --mpirun_hostfile" in text
 
 
 def test_signal_to_one_process_stops_all_and_the_run_goes_on_in_one(
@@ -254,8 +293,36 @@ def test_fewer_questions_than_processes_are_refused() -> None:
 def test_one_process_is_alone() -> None:
     assert join(environ={}) is ALONE
     assert join(environ={"WORLD_SIZE": "1"}) is ALONE
+    assert join(environ={"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}) is ALONE
+    assert join(environ={"ACCELERATE_USE_CPU": "true"}) is ALONE
     with pytest.raises(ValueError, match="--mixed_precision no, got 'fp16'"):
         join(environ={"WORLD_SIZE": "1", "ACCELERATE_MIXED_PRECISION": "fp16"})
+
+
+OPEN_MPI = {
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+}
+HYDRA = {"PMI_SIZE": "2", "PMI_RANK": "1", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "world"),
+    [
+        (OPEN_MPI, "4 3 1 2 - 29500"),
+        (OPEN_MPI | {"MASTER_ADDR": "first", "MASTER_PORT": "1"}, "4 3 1 2 - 1"),
+        (HYDRA, "2 1 1 2 127.0.0.1 29500"),
+        (HYDRA | {"MASTER_ADDR": "first"}, "2 1 1 2 first 29500"),
+        (OPEN_MPI | {"WORLD_SIZE": "2"}, "- - - - - -"),
+        ({"MASTER_ADDR": "first"}, "- - - - - -"),
+    ],
+)
+def test_what_an_mpi_says_is_said_as_torchrun_would(environ: dict[str, str], world: str) -> None:
+    said = _said_by_mpi(environ)
+    names = "WORLD_SIZE RANK LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT".split()
+    assert " ".join(said.get(name, "-") for name in names) == world
 
 
 @pytest.mark.parametrize(
