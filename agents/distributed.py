@@ -1,10 +1,10 @@
 """Several processes that train one policy together, and the one that trains alone.
 
 `torchrun`, `accelerate launch` and `mpirun` start the same command several times; `join` tells a
-process which of them it is. Each plays its share of an update's groups, all see all episodes and compute
-the same targets, each takes the gradient of its share of every gradient step, and the sum of the
-gradients is stepped along everywhere. So N processes do what one would do, but for the order in
-which numbers are added.
+process which of them it is. Each plays its share of an update's groups, all see all episodes and
+compute the same targets, each takes the gradient of its share of every gradient step, and the sum
+of the gradients is stepped along everywhere. So N processes do what one would do, but for the order
+in which numbers are added.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from enum import Enum
 from typing import Any, Final, Self, TypeVar
 
 import torch
@@ -35,6 +36,14 @@ _MPI_NAMES: Final = (
 """The same for Open MPI, and for MPICH and its descendants."""
 
 
+class Sharing(Enum):
+    """What processes share out, instead of having all of it each, and by which engine."""
+
+    NOTHING = "nothing"
+    FSDP = "weights, gradients and moments, by PyTorch's FSDP2"
+    DEEPSPEED = "moments, and in stage 2 gradients, by DeepSpeed's ZeRO"
+
+
 class PeerError(RuntimeError):
     """Another process failed; its own message tells why."""
 
@@ -45,12 +54,12 @@ class Processes:
     Attributes:
         rank: The number of this process, from 0.
         size: How many there are.
-        sharded: Whether they share out the weights, too, instead of having all of them each.
+        sharing: What of the training they share out, besides its work.
     """
 
     rank: int = 0
     size: int = 1
-    sharded: bool = False
+    sharing: Sharing = Sharing.NOTHING
 
     @property
     def is_first(self) -> bool:
@@ -114,11 +123,11 @@ ALONE: Final = Processes()
 class LaunchedProcesses(Processes):
     """The processes of a launcher, of which this is one."""
 
-    def __init__(self, rank: int, size: int, local_rank: int, sharded: bool) -> None:
+    def __init__(self, rank: int, size: int, local_rank: int, sharing: Sharing) -> None:
         """Join the others, whose default process group exists."""
         from torch import distributed
 
-        self.rank, self.size, self.sharded = rank, size, sharded
+        self.rank, self.size, self.sharing = rank, size, sharing
         self._local_rank, self._torch = local_rank, distributed
         # Python objects go by a group of their own: NCCL would take them through the GPU.
         self._objects: Any = distributed.new_group(backend="gloo", timeout=_PATIENCE)
@@ -228,11 +237,16 @@ def join(device: str = "cpu", environ: Mapping[str, str] = os.environ) -> Proces
     except ImportError as error:
         raise ImportError(f"several processes need accelerate: {EXTRA}") from error
     os.environ.update(by_mpi)  # where PyTorch and accelerate look
+    if _sharing(environ) is Sharing.DEEPSPEED:
+        from agents.zero import read_config
+
+        os.environ.setdefault("DS_ACCELERATOR", device)
+        read_config()
     on_cpu = device == "cpu"
     # Without a word accelerate would take MPI, where PyTorch has it, and only on CPUs.
     state = PartialState(cpu=on_cpu, **({"backend": "gloo"} if on_cpu else {}))
     rank, size, local = state.process_index, state.num_processes, state.local_process_index
-    return LaunchedProcesses(rank, size, local, _is_true(environ, "ACCELERATE_USE_FSDP"))
+    return LaunchedProcesses(rank, size, local, _sharing(environ))
 
 
 def _said_by_mpi(environ: Mapping[str, str]) -> dict[str, str]:
@@ -262,11 +276,6 @@ def _check_launch(environ: Mapping[str, str]) -> None:
             "accelerate launch --cpu must be given --mpirun_hostfile to start more than one "
             "process, and started one; --multi_gpu in its place needs no MPI, with --device cpu"
         )
-    if _is_true(environ, "ACCELERATE_USE_DEEPSPEED"):
-        raise ValueError(
-            "accelerate must be launched with --multi_gpu or --use_fsdp, got --use_deepspeed, "
-            "which takes its steps where training has yet to decide on them"
-        )
     precision = environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision != "no":
         raise ValueError(
@@ -281,6 +290,12 @@ def _check_launch(environ: Mapping[str, str]) -> None:
     for option in ("FSDP_OFFLOAD_PARAMS", "FSDP_ACTIVATION_CHECKPOINTING"):
         if _is_true(environ, option):
             raise ValueError(f"accelerate must be launched with --{option.lower()} false")
+
+
+def _sharing(environ: Mapping[str, str]) -> Sharing:
+    if _is_true(environ, "ACCELERATE_USE_DEEPSPEED"):
+        return Sharing.DEEPSPEED
+    return Sharing.FSDP if _is_true(environ, "ACCELERATE_USE_FSDP") else Sharing.NOTHING
 
 
 def _is_true(environ: Mapping[str, str], name: str) -> bool:

@@ -66,7 +66,7 @@ def prepare(config: Train, processes: Processes | None = None) -> Setup:
         ValueError: If an option is out of its range or names nothing.
         FileNotFoundError: If there is no model where one should be.
     """
-    from agents.distributed import ALONE
+    from agents.distributed import ALONE, Sharing
     from agents.policies.folders import find_policy
     from agents.trainer import Trainer
     from agents.trainer_config import TrainerConfig
@@ -84,7 +84,7 @@ def prepare(config: Train, processes: Processes | None = None) -> Setup:
     engine = load_cached_engine(config.engine, config.cache, config.cache_mode)
     share = processes.share(config.num_questions, "num_questions")
     envs = make_envs(config, engine, len(share))
-    if not processes.sharded:
+    if processes.sharing is Sharing.NOTHING or options.lora_rank:
         check_memory(config)
     policy = load_start_policy(config, options, processes.device(config.device))
     trainer = Trainer(

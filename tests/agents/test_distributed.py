@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from agents.distributed import ALONE, Processes, _chunks, _said_by_mpi, join
 from agents.metrics import read_metrics
 from agents.rollout import Rollout, side_by_side
 from agents.trajectory import Trajectory
+from agents.zero import followed
 
 ROOT = Path(__file__).parents[2]
 PROBE = Path(__file__).parent / "processes_probe.py"
@@ -43,6 +45,8 @@ TINY = (
 TOLERANCE = 2e-5
 LEARNING_RATE = 1.5e-4
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+ZERO = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed")
 
 
 def launch(*command: str, num: int = 2, **environ: str) -> subprocess.Popen[str]:
@@ -160,10 +164,23 @@ def test_two_processes_with_sharded_weights_train_like_one(
     assert all(torch.equal(exported[name], kept[name]) for name in kept)
 
 
-@pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs an MPI: there is no mpirun")
-def test_accelerate_on_cpus_trains_like_one_process(
-    alone: dict[str, Path], tmp_path: Path
+@needs_deepspeed
+@pytest.mark.parametrize("stage", [1, 2])
+def test_two_processes_with_deepspeed_train_like_one(
+    alone: dict[str, Path], tmp_path: Path, stage: int
 ) -> None:
+    """Launched by accelerate, which is told of DeepSpeed by options, or by a file of its own."""
+    file = tmp_path / "deepspeed.json"
+    zero = {"stage": 1, "reduce_bucket_size": 100_000, "overlap_comm": "auto"}
+    file.write_text(json.dumps({"zero_optimization": zero, "gradient_clipping": "auto"}))
+    options = ("--deepspeed_config_file", str(file)) if stage == 1 else ("--zero_stage", "2")
+    command = ("train", *TINY, "--algorithm", "ppo", "--out", str(tmp_path / "run"))
+    finish(accelerate("--use_deepspeed", *options, "-m", "agents.cli.main", *command))
+    assert_alike(tmp_path / "run", alone["ppo"])
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs an MPI: there is no mpirun")
+def test_accelerate_on_cpus_trains_like_one_process(alone: dict[str, Path], tmp_path: Path) -> None:
     """`accelerate launch --cpu` leaves it to MPI to start processes, which then talk over gloo."""
     is_open = "Open MPI" in subprocess.check_output(["mpirun", "--version"], text=True)
     hosts = tmp_path / "hosts"
@@ -183,12 +200,15 @@ def test_accelerate_on_cpus_without_mpi_is_told_so(tmp_path: Path) -> None:
     assert "accelerate launch --cpu must be given --mpirun_hostfile" in text
 
 
+@pytest.mark.parametrize(
+    "environ", [{}, pytest.param(ZERO, marks=needs_deepspeed)], ids=["whole", "zero"]
+)
 def test_signal_to_one_process_stops_all_and_the_run_goes_on_in_one(
-    alone: dict[str, Path], tmp_path: Path
+    alone: dict[str, Path], tmp_path: Path, environ: dict[str, str]
 ) -> None:
     run = tmp_path / "run"
     options = (*TINY, "--algorithm", "grpo", "--out", str(run))
-    process = launch("-m", "agents.cli.main", "train", *options)
+    process = launch("-m", "agents.cli.main", "train", *options, **environ)
     end = time.monotonic() + PATIENCE
     while not (run / "metrics.jsonl").exists() or not read_metrics(run):
         assert process.poll() is None, process.communicate()
@@ -204,20 +224,29 @@ def test_signal_to_one_process_stops_all_and_the_run_goes_on_in_one(
     assert_alike(run, alone["grpo"])
 
 
-def test_run_of_one_process_goes_on_in_two(alone: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "environ", [SHARDED, pytest.param(ZERO, marks=needs_deepspeed)], ids=["sharded", "zero"]
+)
+def test_run_of_one_process_goes_on_in_two(
+    alone: dict[str, Path], tmp_path: Path, environ: dict[str, str]
+) -> None:
     """From a checkpoint of a critic and of all moments, in shards."""
     run = tmp_path / "run"
     subprocess.run(["cp", "-r", str(alone["ppo"]), str(run)], check=True)
     for file in (run / f"checkpoints/{STEPS:06}").iterdir():
         file.unlink()
-    finish(launch("-m", "agents.cli.main", "train", "--resume", str(run), **SHARDED))
+    finish(launch("-m", "agents.cli.main", "train", "--resume", str(run), **environ))
     assert_alike(run, alone["ppo"])
 
 
 LEARNING = ("nonfinite", "learned", "restored")
 
 
-@pytest.fixture(scope="module", params=[{}, SHARDED], ids=["whole", "sharded"])
+@pytest.fixture(
+    scope="module",
+    params=[{}, SHARDED, pytest.param(ZERO, marks=needs_deepspeed)],
+    ids=["whole", "sharded", "zero"],
+)
 def learners(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, list[Any]]:
@@ -260,10 +289,21 @@ def test_processes_agree(tmp_path: Path) -> None:
 
 
 def test_failure_of_the_first_process_ends_those_that_hold_shards(tmp_path: Path) -> None:
-    found = probe(tmp_path, "adapter", "checkpoint", num=2, **SHARDED)
+    found = probe(tmp_path, "checkpoint", num=2, **SHARDED)
     assert found["checkpoint"] == ["KeyError", "PeerError"]
-    for message in found["adapter"]:
-        assert message.startswith("`lora_rank` must be 0 where weights are sharded")
+
+
+@pytest.mark.parametrize("environ", [{}, SHARDED], ids=["whole", "sharded"])
+def test_adapter_learns_as_in_one_process(tmp_path: Path, environ: dict[str, str]) -> None:
+    """It is whole in each, also where a whole model would be sharded."""
+    [[weights, rows, _]] = probe(tmp_path, "adapter", num=1)["adapter"]
+    first, other = probe(tmp_path, "adapter", num=2, **environ)["adapter"]
+    assert first == other
+    assert first[2]
+    assert first[0] == pytest.approx(weights, rel=1e-5)
+    assert rows[0]["train/grad_norm"] > 0.01
+    for found, expected in zip(first[1], rows, strict=True):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 def test_snippets_of_the_page_run() -> None:
@@ -328,7 +368,6 @@ def test_what_an_mpi_says_is_said_as_torchrun_would(environ: dict[str, str], wor
 @pytest.mark.parametrize(
     ("environ", "device", "message"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "cpu", "got --use_deepspeed"),
         ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "cpu", "--mixed_precision no, got 'bf16'"),
         ({"ACCELERATE_USE_FSDP": "true"}, "cpu", "--fsdp_version 2, got '1'"),
         (SHARDED | {"FSDP_OFFLOAD_PARAMS": "true"}, "cpu", "--fsdp_offload_params false"),
@@ -340,6 +379,37 @@ def test_launch_that_training_cannot_follow_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         join(device, {"WORLD_SIZE": "2"} | environ)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"zero_optimization": {"stage": 3}}, r"must be 1 or 2, got 3: --use_fsdp"),
+        ({"zero_optimization": {}}, "must be 1 or 2, got None"),
+        (
+            {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
+            "`zero_optimization.offload_optimizer` of DeepSpeed must be left out, got {'device'",
+        ),
+        (
+            {"zero_optimization": {"stage": 2}, "fp16": {"enabled": True}},
+            "`fp16` of DeepSpeed must be left to training, got {'enabled': True}",
+        ),
+        ({"zero_optimization": {"stage": 2}, "gradient_clipping": 0.5}, "`gradient_clipping`"),
+        ({"zero_optimization": {"stage": 2}, "optimizer": {"type": "Adam"}}, "`optimizer`"),
+    ],
+)
+def test_deepspeed_that_training_cannot_follow_is_refused(
+    config: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        followed(config)
+
+
+def test_deepspeed_is_followed_where_nothing_else_is_said() -> None:
+    zero = {"stage": 2, "reduce_scatter": False, "reduce_bucket_size": 10}
+    idle = {"offload_optimizer": {"device": "none"}, "round_robin_gradients": False}
+    config = {"train_batch_size": 8, "bf16": {"enabled": False}, "gradient_accumulation_steps": 1}
+    assert followed({**config, "zero_optimization": zero | idle}) == {"zero_optimization": zero}
 
 
 def test_groups_that_two_processes_number_alike_are_refused() -> None:
