@@ -101,12 +101,12 @@ class ZeroTrainee(Trainee):
         Raises:
             ValueError: If weights are no float32 numbers, which the engine would take for others.
         """
-        import deepspeed
-
         super().begin(optimizer)
         for parameter in self.parameters():
             if parameter.dtype != torch.float32:
                 raise ValueError(f"`dtype` must be float32 with DeepSpeed, got {parameter.dtype}")
+        import deepspeed
+
         self._engine, self._zero, *_ = deepspeed.initialize(
             model=Trainee(self.policy, self.critic, self._processes),
             optimizer=optimizer,

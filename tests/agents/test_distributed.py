@@ -28,9 +28,11 @@ from safetensors.torch import load_file
 from agents.cli.main import main
 from agents.distributed import ALONE, Processes, _chunks, _said_by_mpi, join
 from agents.metrics import read_metrics
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.policies.model_options import ModelOptions
 from agents.rollout import Rollout, side_by_side
 from agents.trajectory import Trajectory
-from agents.zero import followed
+from agents.zero import ZeroTrainee, _without_moments, followed
 
 ROOT = Path(__file__).parents[2]
 PROBE = Path(__file__).parent / "processes_probe.py"
@@ -410,6 +412,25 @@ def test_deepspeed_is_followed_where_nothing_else_is_said() -> None:
     idle = {"offload_optimizer": {"device": "none"}, "round_robin_gradients": False}
     config = {"train_batch_size": 8, "bf16": {"enabled": False}, "gradient_accumulation_steps": 1}
     assert followed({**config, "zero_optimization": zero | idle}) == {"zero_optimization": zero}
+
+
+def test_numbers_that_deepspeed_would_take_for_others_are_refused() -> None:
+    policy = CausalLMPolicy.load("skill", options=ModelOptions(dtype="bfloat16"))
+    trainee = ZeroTrainee(policy, None, ALONE)
+    with pytest.raises(ValueError, match=r"`dtype` must be float32 with DeepSpeed, got torch.bf"):
+        trainee.begin(torch.optim.AdamW(policy.parameters()))
+
+
+def test_moments_of_parameters_that_took_other_steps_are_refused() -> None:
+    saved = [{"step": torch.tensor(step), "exp_avg": torch.ones(2)} for step in (1.0, 2.0)]
+    blank = _without_moments(saved[:1], torch.ones(3))
+    assert {name: value.tolist() for name, value in blank.items()} == {
+        "step": 1.0,
+        "exp_avg": [0.0] * 3,
+    }
+    assert _without_moments([], torch.ones(3)) == {}
+    with pytest.raises(ValueError, match=r"equally many steps.*got \[1.0, 2.0\]"):
+        _without_moments(saved, torch.ones(3))
 
 
 def test_groups_that_two_processes_number_alike_are_refused() -> None:
