@@ -115,10 +115,19 @@ class Trainings:
         launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
         run = self._train(name, options, (*launcher, str(layout.num)), layout.environ)
         alone = self._alone(options)
-        rows = list(zip(read_metrics(run), read_metrics(alone), strict=True))
-        largest = {key: max(abs(mine[key] - one[key]) for mine, one in rows) for key in TOLD}
+        # An update whose groups are all equal has neither number, here as there.
+        rows = [
+            (mine, one)
+            for mine, one in zip(read_metrics(run), read_metrics(alone), strict=True)
+            if mine.keys() | one.keys() >= set(TOLD)
+        ]
+        largest = {
+            key: max((abs(mine[key] - one[key]) for mine, one in rows), default=None)
+            for key in TOLD
+        }
         found, wanted = (self._weights(each) for each in (run, alone))
         return {
+            "updates_that_learned": len(rows),
             "same_episodes": list(_texts(run)) == list(_texts(alone)),
             **largest,
             "weight": max(float((found[key] - wanted[key]).abs().max()) for key in wanted),

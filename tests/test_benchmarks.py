@@ -78,3 +78,15 @@ def test_waves_benchmark_runs(tmp_path):
     run("bench_waves.py", *sizes, "--result", str(tmp_path / "waves"))
     found = json.loads((tmp_path / "waves.json").read_text())["seconds"]
     assert found["elsewhere_0.05s"]["1_waves"]["speedup"] == 1
+
+
+@pytest.mark.slow
+def test_two_processes_are_compared_with_one(tmp_path):
+    others = ("ppo", "dapo", "reinforce", "LoRA")
+    size = ("--updates", "1", "--num-questions", "2", "--skip", *others)
+    run("bench_processes.py", *size, "--result", str(tmp_path / "processes"))
+    found = json.loads((tmp_path / "processes.json").read_text())
+    assert list(found["differences"]) == ["grpo, 2"]
+    assert found["differences"]["grpo, 2"]["same_episodes"]
+    assert found["differences"]["grpo, 2"]["weight"] < 1e-4
+    assert len(found["left_out"]) == 7
