@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest
 VLLM_PYTHON ?= .vllm-env/bin/python
 VLLM_STAMP := .vllm-env/.installed
 # Those that need other packages or a GPU, or take long, have targets of their own.
-BENCHMARKS := $(sort $(filter-out %_peers.py %_train.py %_gpu.py %_growth.py,$(wildcard benchmarks/bench_*.py)))
+BENCHMARKS := $(sort $(filter-out %_peers.py %_train.py %_gpu.py %_growth.py %_processes.py,$(wildcard benchmarks/bench_*.py)))
 
 # Tests must not depend on the network, and threads that wait for each other slow a busy machine down.
 check test test-slow test-vllm: export HF_HUB_OFFLINE := 1

@@ -1,10 +1,10 @@
 """Several processes that train one policy together, and the one that trains alone.
 
-`torchrun` and `accelerate launch` start the same command several times; `join` tells a process
-which of them it is. Each plays its share of an update's groups, all see all episodes and compute
-the same targets, each takes the gradient of its share of every gradient step, and the sum of the
-gradients is stepped along everywhere. So N processes do what one would do, but for the order in
-which numbers are added.
+`torchrun`, `accelerate launch` and `mpirun` start the same command several times; `join` tells a
+process which of them it is. Each plays its share of an update's groups, all see all episodes and
+compute the same targets, each takes the gradient of its share of every gradient step, and the sum
+of the gradients is stepped along everywhere. So N processes do what one would do, but for the order
+in which numbers are added.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from enum import Enum
 from typing import Any, Final, Self, TypeVar
 
 import torch
@@ -25,6 +26,23 @@ _PATIENCE: Final = timedelta(days=1)
 
 _CHUNK_BYTES: Final = 64 * 2**20
 
+_NAMES: Final = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+"""The variables in which torchrun tells a process which one it is."""
+
+_MPI_NAMES: Final = (
+    tuple(f"OMPI_COMM_WORLD_{name}" for name in ("SIZE", "RANK", "LOCAL_RANK", "LOCAL_SIZE")),
+    ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+)
+"""The same for Open MPI, and for MPICH and its descendants."""
+
+
+class Sharing(Enum):
+    """What processes share out, instead of having all of it each, and by which engine."""
+
+    NOTHING = "nothing"
+    FSDP = "weights, gradients and moments, by PyTorch's FSDP2"
+    DEEPSPEED = "moments, and in stage 2 gradients, by DeepSpeed's ZeRO"
+
 
 class PeerError(RuntimeError):
     """Another process failed; its own message tells why."""
@@ -36,12 +54,12 @@ class Processes:
     Attributes:
         rank: The number of this process, from 0.
         size: How many there are.
-        sharded: Whether they share out the weights, too, instead of having all of them each.
+        sharing: What of the training they share out, besides its work.
     """
 
     rank: int = 0
     size: int = 1
-    sharded: bool = False
+    sharing: Sharing = Sharing.NOTHING
 
     @property
     def is_first(self) -> bool:
@@ -105,11 +123,11 @@ ALONE: Final = Processes()
 class LaunchedProcesses(Processes):
     """The processes of a launcher, of which this is one."""
 
-    def __init__(self, rank: int, size: int, local_rank: int, sharded: bool) -> None:
+    def __init__(self, rank: int, size: int, local_rank: int, sharing: Sharing) -> None:
         """Join the others, whose default process group exists."""
         from torch import distributed
 
-        self.rank, self.size, self.sharded = rank, size, sharded
+        self.rank, self.size, self.sharing = rank, size, sharing
         self._local_rank, self._torch = local_rank, distributed
         # Python objects go by a group of their own: NCCL would take them through the GPU.
         self._objects: Any = distributed.new_group(backend="gloo", timeout=_PATIENCE)
@@ -207,6 +225,8 @@ def join(device: str = "cpu", environ: Mapping[str, str] = os.environ) -> Proces
         ImportError: If several were launched and accelerate is not installed.
         ValueError: If they were launched in a way that training cannot follow.
     """
+    by_mpi = _said_by_mpi(environ)
+    environ = {**environ, **by_mpi}
     _check_launch(environ)
     if int(environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
@@ -216,9 +236,31 @@ def join(device: str = "cpu", environ: Mapping[str, str] = os.environ) -> Proces
         from accelerate import PartialState
     except ImportError as error:
         raise ImportError(f"several processes need accelerate: {EXTRA}") from error
-    state = PartialState(cpu=device == "cpu")
+    os.environ.update(by_mpi)  # where PyTorch and accelerate look
+    if _sharing(environ) is Sharing.DEEPSPEED:
+        from agents.zero import read_config
+
+        os.environ.setdefault("DS_ACCELERATOR", device)
+        read_config()
+    on_cpu = device == "cpu"
+    # Without a word accelerate would take MPI, where PyTorch has it, and only on CPUs.
+    state = PartialState(cpu=on_cpu, **({"backend": "gloo"} if on_cpu else {}))
     rank, size, local = state.process_index, state.num_processes, state.local_process_index
-    return LaunchedProcesses(rank, size, local, _is_true(environ, "ACCELERATE_USE_FSDP"))
+    return LaunchedProcesses(rank, size, local, _sharing(environ))
+
+
+def _said_by_mpi(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what torchrun would have said, if an MPI's `mpirun` has started this process."""
+    names = next((names for names in _MPI_NAMES if names[0] in environ), None)
+    if "WORLD_SIZE" in environ or names is None:
+        return {}
+    said = {
+        plain: environ[name] for plain, name in zip(_NAMES, names, strict=True) if name in environ
+    }
+    meeting = {"MASTER_PORT": "29500"}
+    if said.get("LOCAL_WORLD_SIZE") == said["WORLD_SIZE"]:
+        meeting["MASTER_ADDR"] = "127.0.0.1"
+    return said | {name: environ.get(name, value) for name, value in meeting.items()}
 
 
 def _check_launch(environ: Mapping[str, str]) -> None:
@@ -227,10 +269,12 @@ def _check_launch(environ: Mapping[str, str]) -> None:
     Raises:
         ValueError: If it cannot.
     """
-    if _is_true(environ, "ACCELERATE_USE_DEEPSPEED"):
+    # Accelerate names a meeting point where it was told to start several.
+    is_one = "WORLD_SIZE" not in environ and "MASTER_ADDR" in environ
+    if is_one and _is_true(environ, "ACCELERATE_USE_CPU"):
         raise ValueError(
-            "accelerate must be launched with --multi_gpu or --use_fsdp, got --use_deepspeed, "
-            "which takes its steps where training has yet to decide on them"
+            "accelerate launch --cpu must be given --mpirun_hostfile to start more than one "
+            "process, and started one; --multi_gpu in its place needs no MPI, with --device cpu"
         )
     precision = environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision != "no":
@@ -246,6 +290,12 @@ def _check_launch(environ: Mapping[str, str]) -> None:
     for option in ("FSDP_OFFLOAD_PARAMS", "FSDP_ACTIVATION_CHECKPOINTING"):
         if _is_true(environ, option):
             raise ValueError(f"accelerate must be launched with --{option.lower()} false")
+
+
+def _sharing(environ: Mapping[str, str]) -> Sharing:
+    if _is_true(environ, "ACCELERATE_USE_DEEPSPEED"):
+        return Sharing.DEEPSPEED
+    return Sharing.FSDP if _is_true(environ, "ACCELERATE_USE_FSDP") else Sharing.NOTHING
 
 
 def _is_true(environ: Mapping[str, str], name: str) -> bool:

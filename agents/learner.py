@@ -106,6 +106,7 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             groups, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
         )
+        self._trainee.begin(self.optimizer)
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """Return everything whose weights are trained, by name."""
@@ -203,7 +204,7 @@ class Learner:
 
     def _learn(self, batch: Batch, targets: Targets, number: int, tally: Tally) -> None:
         for part in self._parts(batch.groups, targets.useful, number):
-            self.optimizer.zero_grad()
+            self._trainee.forget_gradients()
             accumulate = partial(self._accumulate, batch, targets, part)
             for share in self.processes.together(accumulate):
                 for statistics in share:
@@ -226,7 +227,8 @@ class Learner:
     def _accumulate(self, batch: Batch, targets: Targets, part: _Part) -> list[PassStatistics]:
         """Add the gradient of this process's share of a gradient step."""
         statistics, failure = [], None
-        for each in self._trainee.passes(batch, part.rows, self.config.max_tokens_per_pass):
+        passes = self._trainee.passes(batch, part.rows, self.config.max_tokens_per_pass)
+        for each in passes:
             rows = batch.rows(each.rows)
             view, entropy = self._view(rows, targets.rows(each.rows, rows.token_ids.shape[1]))
             loss = self.algorithm.loss(view)
@@ -234,7 +236,8 @@ class Learner:
                 message = f"loss must be finite, got {loss.value.item()}"
                 failure = NonFiniteLossError(message, rows)
             # Weights add up to 1 over the batch, and each gradient step sees a part of it.
-            self._trainee.backward(loss.value * part.num_parts, each.counts)
+            is_last = each is passes[-1]
+            self._trainee.backward(loss.value * part.num_parts, each.counts, is_last)
             if each.counts:
                 statistics.append(PassStatistics.of(view, entropy, loss))
         # Not before all passes: with sharded weights the other processes wait for each of them.
@@ -273,19 +276,15 @@ class Learner:
         return self.reference.score(rows, self.config.temperature).logprobs
 
     def _step(self, batch: Batch, part: _Part, tally: Tally) -> None:
-        groups = [group["params"] for group in self.optimizer.param_groups]
-        for parameters in groups:
-            self._trainee.sum_gradients(parameters)
-        clip = partial(torch.nn.utils.clip_grad_norm_, max_norm=self.config.max_grad_norm)
-        norms = [self._trainee.whole(clip(parameters)) for parameters in groups]
+        norms = self._trainee.clip(self.config.max_grad_norm)
         if not all(norm.isfinite() for norm in norms):
-            self.optimizer.zero_grad()
+            self._trainee.forget_gradients()
             found = ", ".join(str(float(norm)) for norm in norms)
             message = f"gradient norms must be finite, got {found}"
             error = NonFiniteLossError(message, batch.rows(part.rows))
             # All processes find the same; one of them tells.
             self.processes.together(partial(_fail, error))
-        self.optimizer.step()
+        self._trainee.step()
         tally.end_step(float(norms[0]))
 
     def state_dict(self) -> LearnerState:
@@ -294,16 +293,12 @@ class Learner:
         Where weights are sharded they are put together, off the device, for which all processes
         have to ask.
         """
-        kept, optimizer = self._trainee.kept, self.optimizer.state_dict()
-        moments = {
-            index: {name: kept(value) for name, value in entries.items()}
-            for index, entries in optimizer["state"].items()
-        }
+        kept = self._trainee.kept
         modules = {
             name: {key: kept(tensor) for key, tensor in tensors(module).items()}
             for name, module in self.modules().items()
         }
-        return {"modules": modules, "optimizer": optimizer | {"state": moments}}
+        return {"modules": modules, "optimizer": self._trainee.optimizer_state()}
 
     def load_state_dict(self, state: LearnerState) -> None:
         """Put back what `state_dict` returned; bit for bit, where devices are the same.
@@ -320,18 +315,7 @@ class Learner:
         placed = self._trainee.placed_like
         for name, module in modules.items():
             load_tensors(name, module, state["modules"][name], placed)
-        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
-        moments = {
-            index: {
-                # A count of steps has no shape, and belongs to no shard.
-                name: placed(parameters[index], value)
-                if torch.is_tensor(value) and value.ndim
-                else value
-                for name, value in entries.items()
-            }
-            for index, entries in state["optimizer"]["state"].items()
-        }
-        self.optimizer.load_state_dict(state["optimizer"] | {"state": moments})
+        self._trainee.load_optimizer_state(state["optimizer"])
         self._trainee.publish(self.policy)
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from agents.batch import Batch
-from agents.distributed import Processes
+from agents.distributed import Processes, Sharing
 from agents.policies.policy import Policy
 
 
@@ -92,13 +92,66 @@ class Trainee(torch.nn.Module):
         """Yield what a process passes that has fewer passes than another."""
         yield from ()
 
-    def backward(self, loss: torch.Tensor, counts: bool = True) -> None:
-        """Add the gradient of this process's part of a loss."""
+    def begin(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the optimiser, whose groups of parameters are the policy's and the critic's."""
+        self.optimizer = optimizer
+        self.groups = [list(group["params"]) for group in optimizer.param_groups]
+
+    def forget_gradients(self) -> None:
+        """Begin a gradient step, or give one up after all of its passes."""
+        self.optimizer.zero_grad()
+
+    def backward(self, loss: torch.Tensor, counts: bool = True, is_last: bool = True) -> None:
+        """Add the gradient of this process's part of a loss.
+
+        Args:
+            loss: Of one forward pass.
+            counts: Whether anything is learned from it.
+            is_last: Whether no further pass belongs to the gradient step.
+        """
         loss.backward()
 
-    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Let every process have the gradients of all."""
+    def clip(self, max_norm: float) -> list[torch.Tensor]:
+        """Add up the gradients of all processes, and scale each group of them down to a norm.
+
+        Returns:
+            The norms before that, a group each.
+        """
+        for group in self.groups:
+            self._sum_gradients(group)
+        norms = [torch.nn.utils.clip_grad_norm_(group, max_norm) for group in self.groups]
+        return [self.whole(norm) for norm in norms]
+
+    def _sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         self._processes.sum_gradients(parameters)
+
+    def step(self) -> None:
+        """Change the weights along the gradients."""
+        self.optimizer.step()
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """Return what torch's `Optimizer.state_dict` does where weights are whole."""
+        state = self.optimizer.state_dict()
+        moments = {
+            index: {name: self.kept(value) for name, value in entries.items()}
+            for index, entries in state["state"].items()
+        }
+        return {**state, "state": moments}
+
+    def load_optimizer_state(self, state: dict[str, Any]) -> None:
+        """Put back what `optimizer_state` returned, after the modules' tensors were."""
+        parameters = [parameter for group in self.groups for parameter in group]
+        moments = {
+            index: {
+                # A count of steps has no shape, and belongs to no shard.
+                name: self.placed_like(parameters[index], value)
+                if torch.is_tensor(value) and value.ndim
+                else value
+                for name, value in entries.items()
+            }
+            for index, entries in state["state"].items()
+        }
+        self.optimizer.load_state_dict({**state, "state": moments})
 
     def whole(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a tensor of the modules, of their gradients or of an optimiser, unsharded."""
@@ -127,15 +180,13 @@ class ShardedTrainee(Trainee):
         return Answers(*(None if each is None else each.clone() for each in answers))
 
     def _idle(self, shares: Sequence[Sequence[torch.Tensor]], num: int) -> Iterator[Pass]:
-        for _ in range(max(map(len, shares)) - num):
-            # The first share has a row if any has.
-            yield Pass(shares[0][0][:1], counts=False)
+        return idle_passes(shares, num)
 
-    def backward(self, loss: torch.Tensor, counts: bool = True) -> None:
+    def backward(self, loss: torch.Tensor, counts: bool = True, is_last: bool = True) -> None:
         """Add the gradient of this process's part of a loss; FSDP takes the mean of all parts."""
         super().backward(loss * (self._processes.size if counts else 0))
 
-    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+    def _sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Do nothing: FSDP sums them up in its backward pass."""
 
     def whole(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -174,20 +225,34 @@ class ShardedTrainee(Trainee):
 def make_trainee(policy: Policy, critic: torch.nn.Module | None, processes: Processes) -> Trainee:
     """Return what is trained of a policy: itself, or a sharded copy.
 
-    Raises:
-        ValueError: If weights are to be sharded, and only an adapter is trained.
+    An adapter is never shared out: it is small, and the model below, of which each process has to
+    have a whole one to sample with, has neither gradients nor moments.
     """
-    if not processes.sharded:
+    if processes.sharing is Sharing.NOTHING or _is_adapter(policy):
         return Trainee(policy, critic, processes)
+    if processes.sharing is Sharing.DEEPSPEED:
+        from agents.zero import ZeroTrainee
+
+        return ZeroTrainee(policy, critic, processes)
     return _shard(ShardedTrainee(_trainable_copy(policy), critic, processes))
+
+
+def idle_passes(shares: Sequence[Sequence[torch.Tensor]], num: int) -> Iterator[Pass]:
+    """Yield what keeps a process with `num` passes in step with the one that has most."""
+    for _ in range(max(map(len, shares)) - num):
+        # The first share has a row if any has.
+        yield Pass(shares[0][0][:1], counts=False)
+
+
+def _is_adapter(policy: Policy) -> bool:
+    # Imported here: a policy of another kind must not need Hugging Face's libraries.
+    from agents.policies.lora import LoraPolicy
+
+    return isinstance(policy, LoraPolicy)
 
 
 def _trainable_copy(policy: Policy) -> Policy:
     copy = policy.frozen_copy()
-    if not list(copy.module.parameters()):
-        raise ValueError(
-            "`lora_rank` must be 0 where weights are sharded: an adapter's copy shares the model"
-        )
     for mine, theirs in zip(copy.module.parameters(), policy.module.parameters(), strict=True):
         mine.requires_grad_(theirs.requires_grad)
     return copy

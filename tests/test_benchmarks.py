@@ -109,3 +109,15 @@ def test_sampler_benchmark_runs(tmp_path):
     gaps = [row["train/logprob_gap"] for rows in found.values() for row in rows]
     assert len(gaps) == 6
     assert max(gaps) < 1e-4
+
+
+@pytest.mark.slow
+def test_two_processes_are_compared_with_one(tmp_path):
+    others = ("ppo", "dapo", "reinforce", "LoRA")
+    size = ("--updates", "1", "--num-questions", "2", "--skip", *others)
+    run("bench_processes.py", *size, "--result", str(tmp_path / "processes"))
+    found = json.loads((tmp_path / "processes.json").read_text())
+    assert list(found["differences"]) == ["grpo, 2"]
+    assert found["differences"]["grpo, 2"]["same_episodes"]
+    assert found["differences"]["grpo, 2"]["weight"] < 1e-4
+    assert len(found["left_out"]) == 7

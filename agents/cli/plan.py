@@ -173,7 +173,7 @@ def make_workload(config: Train, tokens: Tokens, shape: ModelShape) -> Workload:
         gradient_checkpointing=config.gradient_checkpointing,
         keeps_scores=kind == "cpu",
         steps_at_once=kind != "cpu",
-        num_shards=num_processes if sharded else 1,
+        num_shards=num_processes if sharded and not config.lora_rank else 1,
         writer=make_writer(config, num_episodes) if config.loads_engine else None,
         guests=tuple(guests(config, shape)),
     )

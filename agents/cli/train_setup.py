@@ -68,7 +68,7 @@ def prepare(config: Train, processes: Processes | None = None) -> Setup:
         ValueError: If an option is out of its range or names nothing.
         FileNotFoundError: If there is no model where one should be.
     """
-    from agents.distributed import ALONE
+    from agents.distributed import ALONE, Sharing
     from agents.policies.folders import find_policy
     from agents.trainer import Trainer
     from agents.trainer_config import TrainerConfig
@@ -83,7 +83,8 @@ def prepare(config: Train, processes: Processes | None = None) -> Setup:
         taken(kind, with_importance_cap(config)) for kind in (TrainerConfig, ModelOptions)
     )
     questions = _eval_questions(config)
-    check_memory(config)
+    if processes.sharing is not Sharing.DEEPSPEED or options.lora_rank:
+        check_memory(config)  # ZeRO's shares are not planned
     device = processes.device(config.device)
     sharing = load_sharing_policy(config, options, device)
     engine = load_cached_engine(config.engine, config.cache, config.cache_mode, sharing)

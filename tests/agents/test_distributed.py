@@ -8,11 +8,14 @@ a draw falls between two roundings of a probability, which it does not with the 
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +27,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from agents.cli.main import main
-from agents.distributed import ALONE, Processes, _chunks, join
+from agents.distributed import ALONE, Processes, _chunks, _said_by_mpi, join
 from agents.metrics import read_metrics
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.policies.model_options import ModelOptions
 from agents.rollout import Rollout, side_by_side
 from agents.trajectory import Trajectory
+from agents.zero import ZeroTrainee, _without_moments, followed
 
 ROOT = Path(__file__).parents[2]
 PROBE = Path(__file__).parent / "processes_probe.py"
@@ -43,13 +49,29 @@ TOLERANCE = 2e-5
 LEARNING_RATE = 1.5e-4
 MASTER = "10.231.0.1"
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+ZERO = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed")
 
 
 def launch(*command: str, num: int = 2, **environ: str) -> subprocess.Popen[str]:
     """Start a command in several processes; in one, without a launcher."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num)]
+    return start(*(torchrun if num > 1 else []), *command, **environ)
+
+
+def accelerate(*command: str, **environ: str) -> subprocess.Popen[str]:
+    """Start a command in two processes by accelerate, whose options come first."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    options = "--num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
+    cli = ("-m", "accelerate.commands.accelerate_cli", "launch", "--main_process_port", port)
+    return start(*cli, *options, *command, **environ)
+
+
+def start(*command: str, **environ: str) -> subprocess.Popen[str]:
+    """Start Python."""
     return subprocess.Popen(
-        [sys.executable, *(torchrun if num > 1 else []), *command],
+        [sys.executable, *command],
         cwd=ROOT,
         env=os.environ
         | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -146,12 +168,51 @@ def test_two_processes_with_sharded_weights_train_like_one(
     assert all(torch.equal(exported[name], kept[name]) for name in kept)
 
 
+@needs_deepspeed
+@pytest.mark.parametrize("stage", [1, 2])
+def test_two_processes_with_deepspeed_train_like_one(
+    alone: dict[str, Path], tmp_path: Path, stage: int
+) -> None:
+    """Launched by accelerate, which is told of DeepSpeed by options, or by a file of its own."""
+    file = tmp_path / "deepspeed.json"
+    zero = {"stage": 1, "reduce_bucket_size": 100_000, "overlap_comm": "auto"}
+    file.write_text(json.dumps({"zero_optimization": zero, "gradient_clipping": "auto"}))
+    options = ("--deepspeed_config_file", str(file)) if stage == 1 else ("--zero_stage", "2")
+    command = ("train", *TINY, "--algorithm", "ppo", "--out", str(tmp_path / "run"))
+    finish(accelerate("--use_deepspeed", *options, "-m", "agents.cli.main", *command))
+    assert_alike(tmp_path / "run", alone["ppo"])
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs an MPI: there is no mpirun")
+def test_accelerate_on_cpus_trains_like_one_process(alone: dict[str, Path], tmp_path: Path) -> None:
+    """`accelerate launch --cpu` leaves it to MPI to start processes, which then talk over gloo."""
+    is_open = "Open MPI" in subprocess.check_output(["mpirun", "--version"], text=True)
+    hosts = tmp_path / "hosts"
+    hosts.write_text("localhost slots=2\n" if is_open else "localhost:2\n")
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    command = ("train", *TINY, "--algorithm", "grpo", "--out", str(tmp_path / "run"))
+    launcher = ("--cpu", "--mpirun_hostfile", str(hosts))
+    text = finish(accelerate(*launcher, "-m", "agents.cli.main", *command, **as_root))
+    assert text.count("3 updates of 3") == 1
+    assert_alike(tmp_path / "run", alone["grpo"])
+
+
+def test_accelerate_on_cpus_without_mpi_is_told_so(tmp_path: Path) -> None:
+    with accelerate("--cpu", str(PROBE), str(tmp_path)) as process:
+        text, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode != 0
+    assert "accelerate launch --cpu must be given --mpirun_hostfile" in text
+
+
+@pytest.mark.parametrize(
+    "environ", [{}, pytest.param(ZERO, marks=needs_deepspeed)], ids=["whole", "zero"]
+)
 def test_signal_to_one_process_stops_all_and_the_run_goes_on_in_one(
-    alone: dict[str, Path], tmp_path: Path
+    alone: dict[str, Path], tmp_path: Path, environ: dict[str, str]
 ) -> None:
     run = tmp_path / "run"
     options = (*TINY, "--algorithm", "grpo", "--out", str(run))
-    process = launch("-m", "agents.cli.main", "train", *options)
+    process = launch("-m", "agents.cli.main", "train", *options, **environ)
     end = time.monotonic() + PATIENCE
     while not (run / "metrics.jsonl").exists() or not read_metrics(run):
         assert process.poll() is None, process.communicate()
@@ -167,20 +228,29 @@ def test_signal_to_one_process_stops_all_and_the_run_goes_on_in_one(
     assert_alike(run, alone["grpo"])
 
 
-def test_run_of_one_process_goes_on_in_two(alone: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "environ", [SHARDED, pytest.param(ZERO, marks=needs_deepspeed)], ids=["sharded", "zero"]
+)
+def test_run_of_one_process_goes_on_in_two(
+    alone: dict[str, Path], tmp_path: Path, environ: dict[str, str]
+) -> None:
     """From a checkpoint of a critic and of all moments, in shards."""
     run = tmp_path / "run"
     subprocess.run(["cp", "-r", str(alone["ppo"]), str(run)], check=True)
     for file in (run / f"checkpoints/{STEPS:06}").iterdir():
         file.unlink()
-    finish(launch("-m", "agents.cli.main", "train", "--resume", str(run), **SHARDED))
+    finish(launch("-m", "agents.cli.main", "train", "--resume", str(run), **environ))
     assert_alike(run, alone["ppo"])
 
 
 LEARNING = ("nonfinite", "learned", "restored")
 
 
-@pytest.fixture(scope="module", params=[{}, SHARDED], ids=["whole", "sharded"])
+@pytest.fixture(
+    scope="module",
+    params=[{}, SHARDED, pytest.param(ZERO, marks=needs_deepspeed)],
+    ids=["whole", "sharded", "zero"],
+)
 def learners(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, list[Any]]:
@@ -223,10 +293,21 @@ def test_processes_agree(tmp_path: Path) -> None:
 
 
 def test_failure_of_the_first_process_ends_those_that_hold_shards(tmp_path: Path) -> None:
-    found = probe(tmp_path, "adapter", "checkpoint", num=2, **SHARDED)
+    found = probe(tmp_path, "checkpoint", num=2, **SHARDED)
     assert found["checkpoint"] == ["KeyError", "PeerError"]
-    for message in found["adapter"]:
-        assert message.startswith("`lora_rank` must be 0 where weights are sharded")
+
+
+@pytest.mark.parametrize("environ", [{}, SHARDED], ids=["whole", "sharded"])
+def test_adapter_learns_as_in_one_process(tmp_path: Path, environ: dict[str, str]) -> None:
+    """It is whole in each, also where a whole model would be sharded."""
+    [[weights, rows, _]] = probe(tmp_path, "adapter", num=1)["adapter"]
+    first, other = probe(tmp_path, "adapter", num=2, **environ)["adapter"]
+    assert first == other
+    assert first[2]
+    assert first[0] == pytest.approx(weights, rel=1e-5)
+    assert rows[0]["train/grad_norm"] > 0.01
+    for found, expected in zip(first[1], rows, strict=True):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 def test_snippets_of_the_page_run() -> None:
@@ -256,14 +337,41 @@ def test_fewer_questions_than_processes_are_refused() -> None:
 def test_one_process_is_alone() -> None:
     assert join(environ={}) is ALONE
     assert join(environ={"WORLD_SIZE": "1"}) is ALONE
+    assert join(environ={"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}) is ALONE
+    assert join(environ={"ACCELERATE_USE_CPU": "true"}) is ALONE
     with pytest.raises(ValueError, match="--mixed_precision no, got 'fp16'"):
         join(environ={"WORLD_SIZE": "1", "ACCELERATE_MIXED_PRECISION": "fp16"})
+
+
+OPEN_MPI = {
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+}
+HYDRA = {"PMI_SIZE": "2", "PMI_RANK": "1", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "world"),
+    [
+        (OPEN_MPI, "4 3 1 2 - 29500"),
+        (OPEN_MPI | {"MASTER_ADDR": "first", "MASTER_PORT": "1"}, "4 3 1 2 - 1"),
+        (HYDRA, "2 1 1 2 127.0.0.1 29500"),
+        (HYDRA | {"MASTER_ADDR": "first"}, "2 1 1 2 first 29500"),
+        (OPEN_MPI | {"WORLD_SIZE": "2"}, "- - - - - -"),
+        ({"MASTER_ADDR": "first"}, "- - - - - -"),
+    ],
+)
+def test_what_an_mpi_says_is_said_as_torchrun_would(environ: dict[str, str], world: str) -> None:
+    said = _said_by_mpi(environ)
+    names = "WORLD_SIZE RANK LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT".split()
+    assert " ".join(said.get(name, "-") for name in names) == world
 
 
 @pytest.mark.parametrize(
     ("environ", "device", "message"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "cpu", "got --use_deepspeed"),
         ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "cpu", "--mixed_precision no, got 'bf16'"),
         ({"ACCELERATE_USE_FSDP": "true"}, "cpu", "--fsdp_version 2, got '1'"),
         (SHARDED | {"FSDP_OFFLOAD_PARAMS": "true"}, "cpu", "--fsdp_offload_params false"),
@@ -275,6 +383,56 @@ def test_launch_that_training_cannot_follow_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         join(device, {"WORLD_SIZE": "2"} | environ)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"zero_optimization": {"stage": 3}}, r"must be 1 or 2, got 3: --use_fsdp"),
+        ({"zero_optimization": {}}, "must be 1 or 2, got None"),
+        (
+            {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
+            "`zero_optimization.offload_optimizer` of DeepSpeed must be left out, got {'device'",
+        ),
+        (
+            {"zero_optimization": {"stage": 2}, "fp16": {"enabled": True}},
+            "`fp16` of DeepSpeed must be left to training, got {'enabled': True}",
+        ),
+        ({"zero_optimization": {"stage": 2}, "gradient_clipping": 0.5}, "`gradient_clipping`"),
+        ({"zero_optimization": {"stage": 2}, "optimizer": {"type": "Adam"}}, "`optimizer`"),
+    ],
+)
+def test_deepspeed_that_training_cannot_follow_is_refused(
+    config: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        followed(config)
+
+
+def test_deepspeed_is_followed_where_nothing_else_is_said() -> None:
+    zero = {"stage": 2, "reduce_scatter": False, "reduce_bucket_size": 10}
+    idle = {"offload_optimizer": {"device": "none"}, "round_robin_gradients": False}
+    config = {"train_batch_size": 8, "bf16": {"enabled": False}, "gradient_accumulation_steps": 1}
+    assert followed({**config, "zero_optimization": zero | idle}) == {"zero_optimization": zero}
+
+
+def test_numbers_that_deepspeed_would_take_for_others_are_refused() -> None:
+    policy = CausalLMPolicy.load("skill", options=ModelOptions(dtype="bfloat16"))
+    trainee = ZeroTrainee(policy, None, ALONE)
+    with pytest.raises(ValueError, match=r"`dtype` must be float32 with DeepSpeed, got torch.bf"):
+        trainee.begin(torch.optim.AdamW(policy.parameters()))
+
+
+def test_moments_of_parameters_that_took_other_steps_are_refused() -> None:
+    saved = [{"step": torch.tensor(step), "exp_avg": torch.ones(2)} for step in (1.0, 2.0)]
+    blank = _without_moments(saved[:1], torch.ones(3))
+    assert {name: value.tolist() for name, value in blank.items()} == {
+        "step": 1.0,
+        "exp_avg": [0.0] * 3,
+    }
+    assert _without_moments([], torch.ones(3)) == {}
+    with pytest.raises(ValueError, match=r"equally many steps.*got \[1.0, 2.0\]"):
+        _without_moments(saved, torch.ones(3))
 
 
 def test_groups_that_two_processes_number_alike_are_refused() -> None:
