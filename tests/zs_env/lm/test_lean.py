@@ -139,7 +139,7 @@ def test_long_prompts_are_read_in_parts(monkeypatch):
     transcripts = [[(7 * row + 3 * i) % VOCABULARY for i in range(5 + row)] for row in range(9)]
     lengths = list(map(len, transcripts))
     whole = lean_logits(model, transcripts, lengths)
-    monkeypatch.setattr("zs_env.lm.reading._TOKENS_AT_ONCE", 20)
+    monkeypatch.setattr("zs_env.lm.reading.TOKENS_AT_ONCE", 20)
     torch.testing.assert_close(lean_logits(model, transcripts, lengths), whole)
 
 
