@@ -373,6 +373,8 @@ def _dress(axes: Axes, label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+_ARMS_A_BAND: Final = 5  # arms beside each other; more would be too small to read on a page
+
 CURVES: Final = {"rollout/reward": "reward", "rollout/searches": "searches an episode"}
 """What the learning curves show, and how it is called."""
 
@@ -385,15 +387,24 @@ def plot_curves(report: Report, file: Path) -> None:
     trained = [result for result in report.arms if any(r.updates for r in result.runs.values())]
     if not trained:
         return
-    figure = Figure(figsize=(2.1 * len(trained) + 0.8, 4.6), layout="constrained")
-    panels = figure.subplots(len(CURVES), len(trained), sharex=True, sharey="row", squeeze=False)
-    for row, (key, label) in zip(panels, CURVES.items(), strict=True):
+    width = min(len(trained), _ARMS_A_BAND)
+    bands = [trained[i : i + width] for i in range(0, len(trained), width)]
+    figure = Figure(figsize=(2.1 * width + 0.8, 4.4 * len(bands) + 0.3), layout="constrained")
+    shape = (len(CURVES) * len(bands), width)
+    panels = figure.subplots(*shape, sharex=True, squeeze=False)
+    for i, (key, label) in enumerate(CURVES.items()):
+        rows = panels[i :: len(CURVES)]
         everyone = _mean_curve([curve for result in trained for curve in _curves(result, key)])
-        for panel, result in zip(row, trained, strict=True):
-            _draw_curves(panel, _curves(result, key), everyone)
-        row[0].set_ylabel(label)
-    for panel, result in zip(panels[0], trained, strict=True):
-        panel.set_title(result.arm.name, fontsize=10)
+        for row, band in zip(rows, bands, strict=True):
+            row[0].set_ylabel(label)
+            for panel, result in zip(row, band, strict=False):
+                panel.sharey(rows[0][0])
+                _draw_curves(panel, _curves(result, key), everyone)
+    for row, band in zip(panels[:: len(CURVES)], bands, strict=True):
+        for panel, result in zip(row, band, strict=False):
+            panel.set_title(result.arm.name, fontsize=10)
+    for panel in panels.flat:
+        panel.set_visible(panel.has_data())
     figure.supxlabel("update", fontsize=10)
     _save(figure, file)
 
