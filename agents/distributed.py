@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from enum import Enum
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import torch
 
@@ -42,6 +42,20 @@ class Sharing(Enum):
     NOTHING = "nothing"
     FSDP = "weights, gradients and moments, by PyTorch's FSDP2"
     DEEPSPEED = "moments, and in stage 2 gradients, by DeepSpeed's ZeRO"
+
+
+class Launch(NamedTuple):
+    """What a launcher tells the processes that it starts.
+
+    Attributes:
+        rank: The number of this process, from 0.
+        size: How many there are.
+        sharing: What they share out.
+    """
+
+    rank: int
+    size: int
+    sharing: Sharing
 
 
 class PeerError(RuntimeError):
@@ -228,7 +242,8 @@ def join(device: str = "cpu", environ: Mapping[str, str] = os.environ) -> Proces
     by_mpi = _said_by_mpi(environ)
     environ = {**environ, **by_mpi}
     _check_launch(environ)
-    if int(environ.get("WORLD_SIZE", "1")) == 1:
+    launch = read_launch(environ)
+    if launch.size == 1:
         return ALONE
     if device.startswith("cuda:"):
         raise ValueError(f"`device` must be cpu or cuda for several processes, got {device!r}")
@@ -237,7 +252,7 @@ def join(device: str = "cpu", environ: Mapping[str, str] = os.environ) -> Proces
     except ImportError as error:
         raise ImportError(f"several processes need accelerate: {EXTRA}") from error
     os.environ.update(by_mpi)  # where PyTorch and accelerate look
-    if _sharing(environ) is Sharing.DEEPSPEED:
+    if launch.sharing is Sharing.DEEPSPEED:
         from agents.zero import read_config
 
         os.environ.setdefault("DS_ACCELERATOR", device)
@@ -246,7 +261,20 @@ def join(device: str = "cpu", environ: Mapping[str, str] = os.environ) -> Proces
     # Without a word accelerate would take MPI, where PyTorch has it, and only on CPUs.
     state = PartialState(cpu=on_cpu, **({"backend": "gloo"} if on_cpu else {}))
     rank, size, local = state.process_index, state.num_processes, state.local_process_index
-    return LaunchedProcesses(rank, size, local, _sharing(environ))
+    return LaunchedProcesses(rank, size, local, launch.sharing)
+
+
+def read_launch(environ: Mapping[str, str] = os.environ) -> Launch:
+    """Return what a launcher tells this process, without meeting the others.
+
+    Example:
+        >>> launch = read_launch({"WORLD_SIZE": "4", "RANK": "1", "ACCELERATE_USE_FSDP": "true"})
+        >>> launch.rank, launch.size, launch.sharing.name
+        (1, 4, 'FSDP')
+    """
+    said = {**environ, **_said_by_mpi(environ)}
+    rank, size = int(said.get("RANK", "0")), int(said.get("WORLD_SIZE", "1"))
+    return Launch(rank, size, _sharing(environ) if size > 1 else Sharing.NOTHING)
 
 
 def _said_by_mpi(environ: Mapping[str, str]) -> dict[str, str]:

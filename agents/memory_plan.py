@@ -124,6 +124,7 @@ class Workload:
         steps_at_once: Whether the optimiser computes all weights at the same time, as torch's
             `foreach` does off the CPU.
         num_shards: Processes that share out weights, gradients and moments; 1 if none do.
+        num_zero_shards: Processes that share out the moments alone; 1 if none do.
         writer: The simulator; None if it is elsewhere.
         guests: What vLLM takes in this process, where it is.
     """
@@ -141,8 +142,14 @@ class Workload:
     keeps_scores: bool
     steps_at_once: bool = False
     num_shards: int = 1
+    num_zero_shards: int = 1
     writer: Writer | None = None
     guests: tuple[Share, ...] = ()
+
+    @property
+    def num_moment_shards(self) -> int:
+        """Processes that share out the moments, alone or with what they are of."""
+        return max(self.num_shards, self.num_zero_shards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +206,12 @@ def _lasting(shape: ModelShape, work: Workload) -> Iterator[Share]:
     size, all_of_it, adapter = work.weight_bytes, shape.num_parameters, shape.num_adapter_parameters
     # An adapter is in float32 whatever the model is in.
     trained, trained_size = (adapter, 4) if adapter else (all_of_it, size)
-    part, among = work.num_shards, f" / {work.num_shards}" if work.num_shards > 1 else ""
+    part, among = work.num_shards, _among(work.num_shards)
     weights = f"{all_of_it:,} × {size}" + (f" + {adapter:,} × 4" if adapter else "")
     yield Share("weights", (all_of_it * size + adapter * 4) / part, weights + among)
     yield Share("gradients", trained * trained_size / part, f"{trained:,} × {trained_size}{among}")
-    moments = f"{trained:,} × 2 × {trained_size}{among}"
-    yield Share("optimiser", trained * 2 * trained_size / part, moments)
+    moments = f"{trained:,} × 2 × {trained_size}{_among(work.num_moment_shards)}"
+    yield Share("optimiser", trained * 2 * trained_size / work.num_moment_shards, moments)
     if among:
         yield Share("whole copy", all_of_it * size, f"{all_of_it:,} × {size}, which samples")
     if work.needs_reference and adapter:
@@ -213,7 +220,10 @@ def _lasting(shape: ModelShape, work: Workload) -> Iterator[Share]:
         yield Share("reference", all_of_it * size, f"{all_of_it:,} × {size}")
     if work.needs_critic:
         body = shape.num_body_parameters
-        yield Share("critic", body * 4 * size / part, f"{body:,} × {size} × 4{among}")
+        each, how = 2 / part + 2 / work.num_moment_shards, f"4{among}"
+        if work.num_zero_shards > 1:
+            how = f"(2 + 2{_among(work.num_zero_shards)})"
+        yield Share("critic", body * size * each, f"{body:,} × {size} × {how}")
     if work.writer is not None:
         yield _simulator(work.writer)
     yield from work.guests
@@ -307,10 +317,12 @@ def _stepping(shape: ModelShape, work: Workload) -> Share:
     largest = min(shape.num_largest, trained)
     if not work.steps_at_once:
         return Share("AdamW's step", largest * 2 * size, f"{largest:,} × 2 × {size}", When.STEPPING)
-    num = trained / work.num_shards
-    among = f" / {work.num_shards}" if work.num_shards > 1 else ""
-    formula = f"{trained:,} × {size}{among} (foreach)"
-    return Share("AdamW's step", num * size, formula, When.STEPPING)
+    formula = f"{trained:,} × {size}{_among(work.num_moment_shards)} (foreach)"
+    return Share("AdamW's step", trained / work.num_moment_shards * size, formula, When.STEPPING)
+
+
+def _among(num_shards: int) -> str:
+    return f" / {num_shards}" if num_shards > 1 else ""
 
 
 def _activations(shape: ModelShape, work: Workload) -> tuple[int, str]:

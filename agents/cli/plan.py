@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,14 +146,17 @@ def make_workload(config: Train, tokens: Tokens, shape: ModelShape) -> Workload:
     import torch
 
     from agents.cli.train_setup import chosen_algorithm
+    from agents.distributed import Sharing, read_launch
 
     needs, options = chosen_algorithm(config).needs, _options(config)
     kind, dtype = (
         torch.device(config.device).type,
         options.dtype_on(torch.device(config.device).type),
     )
-    num_processes, sharded = read_launch()
-    num_episodes = _played_together(config, num_processes)
+    launch = read_launch()
+    shares_weights = launch.sharing is Sharing.FSDP and not config.lora_rank
+    shares_moments = launch.sharing is Sharing.DEEPSPEED
+    num_episodes = _played_together(config, launch.size)
     return Workload(
         weight_bytes=_BYTES[dtype],
         needs_reference=bool(needs & {"reference_in_targets", "reference_in_loss"}),
@@ -173,22 +175,11 @@ def make_workload(config: Train, tokens: Tokens, shape: ModelShape) -> Workload:
         gradient_checkpointing=config.gradient_checkpointing,
         keeps_scores=kind == "cpu",
         steps_at_once=kind != "cpu",
-        num_shards=num_processes if sharded and not config.lora_rank else 1,
+        num_shards=launch.size if shares_weights else 1,
+        num_zero_shards=launch.size if shares_moments else 1,
         writer=make_writer(config, num_episodes) if config.loads_engine else None,
         guests=tuple(guests(config, shape)),
     )
-
-
-def read_launch(environ: Mapping[str, str] = os.environ) -> tuple[int, bool]:
-    """Return how many processes a launcher has started, and whether they share out the weights.
-
-    Example:
-        >>> read_launch({"WORLD_SIZE": "4", "ACCELERATE_USE_FSDP": "true"}), read_launch({})
-        ((4, True), (1, False))
-    """
-    size = int(environ.get("WORLD_SIZE", "1"))
-    sharded = environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1", "yes")
-    return size, sharded and size > 1
 
 
 def _played_together(config: Train, num_processes: int) -> int:

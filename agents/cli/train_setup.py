@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -221,11 +220,12 @@ def show_plan(config: Train, console: Console) -> None:
         FileNotFoundError: If there is no configuration of a model where one should be.
     """
     from agents.cli.plan import make_plan, print_plan
+    from agents.distributed import read_launch
 
     _check(config)
     check_device_name(config.device)
     plan = make_plan(config)
-    if os.environ.get("RANK", "0") == "0":  # a launcher starts the same command several times
+    if read_launch().rank == 0:  # a launcher starts the same command several times
         print_plan(plan, console)
     plan.memory.check(plan.device)
 

@@ -436,6 +436,35 @@ def test_a_plan_of_launched_processes_is_told_once_and_shares_out(capsys, monkey
     assert "(32 episodes + 32 being" in text
 
 
+def test_a_plan_shares_out_no_frozen_base_of_an_adapter(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    text = planned(capsys, "--engine", "world", "--eval-every", 0, "--lora-rank", 4)
+    assert "/ 4" not in text
+    assert "whole copy" not in text
+    assert "(32 episodes + 32 being" in text
+
+
+def test_a_plan_shares_out_moments_with_deepspeed(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    num = f"{Weights.read(model_folder('base')).num_parameters:,}"
+    text = planned(capsys, "--engine", "world", "--algorithm", "ppo", "--eval-every", 0)
+    assert text.count("/ 4") == 2
+    assert f"{num} × 2 × 4 / 4" in text
+    assert "× (2 + 2 / 4)" in text
+    assert "whole copy" not in text
+
+
+def test_a_plan_counts_processes_that_mpi_started(capsys, monkeypatch):
+    for name, value in (("SIZE", 4), ("RANK", 0), ("LOCAL_RANK", 0)):
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", str(value))
+    text = planned(capsys, "--engine", "world", "--eval-every", 0)
+    assert "(32 episodes + 32 being" in text
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
+    assert planned(capsys, "--engine", "world") == ""
+
+
 def test_a_plan_counts_what_vllm_takes_in_this_process(capsys):
     num = f"{Weights.read(model_folder('base')).num_parameters:,}"
     base = ["--engine", "world", "--policy-engine"]

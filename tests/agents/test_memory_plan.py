@@ -297,6 +297,17 @@ def test_shards_share_out_all_but_the_copy_that_samples(tmp_path):
     assert four["gathered"] == 2 * 4 * (2 * layer + num - 28 * layer)
 
 
+def test_zero_shares_out_moments_alone(tmp_path):
+    shape = read_shape(config_folder(tmp_path, "qwen2.5-7b"), ModelOptions())
+    one = parts(shape, replace(WORK, needs_critic=True))
+    four = parts(shape, replace(WORK, needs_critic=True, num_zero_shards=4))
+    assert four["optimiser"] == one["optimiser"] / 4
+    assert four["critic"] == one["critic"] * (2 + 2 / 4) / 4
+    assert four.keys() == one.keys()
+    for name in four.keys() - {"optimiser", "critic", "AdamW's step"}:
+        assert four[name] == one[name]
+
+
 def test_too_little_memory_is_told_in_one_line(tmp_path):
     shape = read_shape(config_folder(tmp_path, "qwen2.5-7b"), ModelOptions())
     free = available_memory("cpu")
