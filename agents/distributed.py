@@ -201,6 +201,8 @@ class LaunchedProcesses(Processes):
         if kind is None and self._torch.is_initialized():
             self.together(lambda: None)
             self._torch.destroy_process_group()
+            # Its threads end with it; one that still runs as Python ends would abort the process.
+            del self._objects
 
 
 def _outcome(action: Callable[[], _T]) -> tuple[_T | None, Exception | None]:

@@ -174,11 +174,18 @@ def restored(processes: Processes):
     return [rows[0] == rows[1], weights(taught) == weights(other)]
 
 
+def threads(kind: str) -> list[str]:
+    """Return the names of this process's threads that have `kind` in them."""
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if kind in name]
+
+
 def main() -> None:
     out, *names = sys.argv[1:]
     with join() as processes:
         answers = {name: globals()[name](processes) for name in names}
-        Path(out, f"{processes.rank}.json").write_text(json.dumps(answers))
+    answers["threads"] = threads("gloo")
+    Path(out, f"{processes.rank}.json").write_text(json.dumps(answers))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def probe(out: Path, *names: str, num: int = 3, **environ: str) -> dict[str, lis
     """Return what each process found, by name."""
     finish(launch(str(PROBE), str(out), *names, num=num, **environ))
     found = [json.loads((out / f"{rank}.json").read_text()) for rank in range(num)]
-    return {name: [each[name] for each in found] for name in names}
+    return {name: [each[name] for each in found] for name in (*names, "threads")}
 
 
 def numbers(run: Path) -> list[dict[str, float]]:
@@ -287,6 +287,8 @@ def test_processes_agree(tmp_path: Path) -> None:
     assert found["errors"] == [told, "own", told]
     assert found["gradients"] == [[[6.0, 6.0], [2.0, 2.0], None]] * 3
     assert found["first_weights"] == [[[3.0, 3.0]]] * 3
+    # A thread of theirs that Python's end finds at work would abort the process.
+    assert found["threads"] == [[]] * 3
     stopped, num_steps = found["target_kl"][0]
     assert found["target_kl"] == [[stopped, num_steps]] * 3
     assert stopped == 1.0
