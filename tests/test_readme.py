@@ -1,5 +1,4 @@
 import importlib.util
-import json
 import os
 import re
 import subprocess
@@ -31,6 +30,5 @@ def test_numbers_of_the_readme_are_those_of_the_recorded_demo() -> None:
     assert spec.loader is not None
     demo_table = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(demo_table)
-    record = json.loads(demo_table.RECORD.read_text(encoding="utf-8"))
     readme = README.read_text(encoding="utf-8")
-    assert demo_table.with_table(readme, record) == readme
+    assert demo_table.with_table(readme, *demo_table.recorded()) == readme
