@@ -279,6 +279,8 @@ def attention_windows(config: Any) -> dict[str, int | None]:
     window = getattr(text, "sliding_window", None)
     single = "full_attention" if window is None else "sliding_attention"
     kinds = set(getattr(text, "layer_types", None) or [single])
+    if "recurrent" in getattr(text, "block_types", ()):
+        kinds.add("linear_attention")  # RecurrentGemma has no `layer_types` in Transformers 5.17
     if not kinds <= _ATTENTION_KINDS:
         others = ", ".join(sorted(kinds - _ATTENTION_KINDS))
         raise ValueError(refusal(config, f"which has layers of {others}"))

@@ -206,6 +206,8 @@ def test_sampler_stores_what_score_finds(make_model, tiny_tokenizer, kind):
     torch.testing.assert_close(policy.score(batch, 0.8).logprobs, stored, atol=1e-3, rtol=0)
 
 
+# Transformers compiles a part of GPT-BigCode so.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("name", WORKING)
 def test_what_was_sampled_is_scored_as_it_was(make_folder, name, capsys):
     folder = make_folder(*WORKING[name])
