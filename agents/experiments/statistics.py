@@ -15,6 +15,7 @@ from typing import Final
 ALPHA: Final = 0.05
 POWER: Final = 0.8
 _BISECTIONS: Final = 200
+_ROUNDING: Final = 1e-12  # a spread or distance that rounding alone gives numbers of order 1
 
 
 def t_central(t: float, df: int) -> float:
@@ -79,7 +80,8 @@ class Mean:
         num: How many numbers it is the mean of, at least 1.
         value: The mean.
         sd: Their standard deviation (n - 1); None of a single number.
-        low: Lower end of the interval; None of a single number.
+        low: Lower end of the interval, which has no width where the numbers are equal; None of a
+            single number.
         high: Upper end; None of a single number.
     """
 
@@ -88,6 +90,11 @@ class Mean:
     sd: float | None = None
     low: float | None = None
     high: float | None = None
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation, where one was seen; None of a single number or of equal ones."""
+        return None if self.sd is None or self.sd <= _ROUNDING else self.sd
 
 
 def mean_of(values: Sequence[float]) -> Mean:
@@ -110,17 +117,22 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 def p_value(mean: Mean, threshold: float = 0.0) -> float:
-    """Return the two-sided p-value of Student's test that the true mean is `threshold`.
+    """Return the two-sided p-value of the test that the true mean is `threshold`.
 
-    Numbers that do not vary are certain: p is 0, or 1 if all of them are the threshold. A single
-    number says nothing: p is 1.
+    Student's test, where the numbers vary. Numbers that do not, a single one included, tell
+    nothing of how far they might: what is left is the exact sign-flip test (Fisher 1935), for
+    which n numbers on one side of the threshold have p = 2 / 2^n. That takes 6 of them to be
+    below 0.05.
+
+    Example:
+        >>> [p_value(mean_of([0.1] * num)) for num in (1, 2, 3, 6)]
+        [1.0, 0.5, 0.25, 0.03125]
     """
-    if mean.sd is None:
-        return 1.0
     distance = abs(mean.value - threshold)
-    if mean.sd == 0 or distance == 0:
-        return float(distance == 0)
-    return 1 - t_central(distance / (mean.sd / math.sqrt(mean.num)), mean.num - 1)
+    if mean.spread is not None:
+        t = distance / (mean.spread / math.sqrt(mean.num))
+        return 1 - t_central(t, mean.num - 1)
+    return 1.0 if distance <= _ROUNDING else 2.0 ** (1 - mean.num)
 
 
 def minimum_detectable(sd: float, num: int, alpha: float = ALPHA, power: float = POWER) -> float:
