@@ -18,6 +18,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final, Protocol, TextIO
 
+from agents.durable import write_text
+
 METRICS_FILE: Final = "metrics.jsonl"
 CSV_FILE: Final = "metrics.csv"
 TENSORBOARD_FOLDER: Final = "tensorboard"
@@ -44,7 +46,8 @@ class JsonLines:
         """Open the file."""
         path = out_dir / METRICS_FILE
         earlier = read_metrics(path) if first_step and path.exists() else []
-        _replace(path, "".join(_to_line(row) for row in earlier if row["step"] < first_step))
+        # In one go: a crash here must not lose the rows of the run to be resumed.
+        write_text(path, "".join(_to_line(row) for row in earlier if row["step"] < first_step))
         self._file = path.open("a", encoding="utf-8", newline="\n")
 
     def write(self, step: int, row: Row) -> None:
@@ -82,7 +85,7 @@ class Csv:
         writer = csv.DictWriter(table, self._columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
-        _replace(self._path, table.getvalue())
+        write_text(self._path, table.getvalue())
 
     def write(self, step: int, row: Row) -> None:
         """Append a line, or write the file anew."""
@@ -231,10 +234,3 @@ def _from_line(line: str, where: str) -> Row:
 def _to_line(row: Row) -> str:
     finite = {key: value if math.isfinite(value) else None for key, value in row.items()}
     return json.dumps(finite, sort_keys=True, allow_nan=False) + "\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file in one go: a crash here must not lose the rows of the run to be resumed."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    partial.replace(path)

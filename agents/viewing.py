@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from agents.durable import write_text
 from agents.metrics import METRICS_FILE, Row, read_metrics
 from agents.pages.page import render
 from agents.transcripts import TRAIN, VALIDATION
@@ -48,10 +49,7 @@ def write_view(run: Path, file: Path, max_updates: int = MAX_UPDATES) -> None:
         OSError: If the page cannot be written.
     """
     text = render(f"Training run {run.resolve().name}", "viewer", view_blocks(run, max_updates))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    partial.replace(file)
+    write_text(file, text)
 
 
 def view_blocks(run: Path, max_updates: int = MAX_UPDATES) -> dict[str, Any]:

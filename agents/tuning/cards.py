@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agents.agent import Agent
+from agents.durable import write_text
 from agents.evaluate import evaluate
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.keyed import KeyedPolicyAgent
@@ -162,10 +163,7 @@ def weights_of(folder: Path) -> dict[str, Any]:
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
     """Write metrics beside a model, the whole file or nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{METRICS_FILE}.partial"
-    partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / METRICS_FILE)
+    write_text(folder / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

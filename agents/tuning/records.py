@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from agents.durable import write_file
 from zs_env.search.engine import Document, NoiseKind
 from zs_env.task.actions import ActionKind
 from zs_env.task.question_sets import make_question
@@ -415,13 +416,12 @@ def as_line(row: Mapping[str, Any]) -> str:
 
 def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one row a line, the whole file or nothing; folders are made as needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(f"{as_line(row)}\n" for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+
+    def write(partial: Path) -> None:
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(f"{as_line(row)}\n" for row in rows)
+
+    write_file(path, write)
 
 
 def cut_torn_line(path: Path, opening: str) -> None:
