@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 from agents.durable import write_file
 from zs_env.search.engine import Document, NoiseKind
 from zs_env.task.actions import ActionKind
+from zs_env.task.json_lines import decode_line, numbered_lines
 from zs_env.task.question_sets import make_question
 from zs_env.task.questions import Question
 
@@ -334,7 +335,7 @@ def _read_document(value: Any) -> Document:
     return Document(take(row, "text", str), take(row, "title", str) if "title" in row else "")
 
 
-def as_object(value: Any) -> Mapping[str, Any]:
+def as_object(value: Any) -> dict[str, Any]:
     """Return a value that is an object.
 
     Raises:
@@ -367,22 +368,10 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         DataError: If a line is not a JSON object in UTF-8.
     """
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                with located(path, number):
-                    row = _parse(line)
-                yield number, row
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode())
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"an object was expected, got {reprlib.repr(row)}")
-    return row
+    for number, line in numbered_lines(path):
+        with located(path, number):
+            row = as_object(decode_line(line))
+        yield number, row
 
 
 def read_episodes(path: Path) -> Iterator[tuple[int, CollectedEpisode]]:
