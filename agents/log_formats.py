@@ -11,12 +11,11 @@ import csv
 import io
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
-from typing import Final, Protocol, TextIO
+from typing import Final, Protocol
 
 from agents.durable import write_text
 
@@ -106,13 +105,12 @@ class Csv:
 class Stdout:
     """A table of names and numbers a row, on standard output."""
 
-    def __init__(self, out_dir: Path, first_step: int, file: TextIO | None = None) -> None:
-        """Write to `file`; None means whatever standard output is at the time."""
-        self._file = file
+    def __init__(self, out_dir: Path, first_step: int) -> None:
+        """Open nothing: whatever standard output is at the time is written to."""
 
     def write(self, step: int, row: Row) -> None:
         """Print a table."""
-        print(text_table(step, row), file=self._file or sys.stdout, flush=True)
+        print(text_table(step, row), flush=True)
 
     def close(self) -> None:
         """Do nothing."""

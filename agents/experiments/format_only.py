@@ -26,16 +26,15 @@ from zs_env.task.miniwiki import MiniWiki
 EXAMPLES_A_WORLD = 240
 
 
-def train_format_only(folder: Path, protocol: Protocol, start: BuildConfig | None = None) -> None:
+def train_format_only(folder: Path, protocol: Protocol) -> None:
     """Train the simulator and write it to `folder`, which is never seen half written.
 
     Args:
         folder: Gets the model and the recipe that it was made by.
         protocol: Says how many examples.
-        start: How the network that it begins as is made; None means as the shipped ones.
     """
     seed, like = recipe(protocol)["seed"], SIMULATORS[SMALL]
-    model, tokenizer = build_copier(FORMAT_ONLY, like.shape, start or BuildConfig(seed=seed))
+    model, tokenizer = build_copier(FORMAT_ONLY, like.shape, BuildConfig(seed=seed))
     examples = list(format_examples(tokenizer, protocol.format_examples, seed))
     finetune(model, examples, replace(like.sft, seed=seed))
     partial = folder.with_name(f".{folder.name}.partial")

@@ -8,7 +8,7 @@ figures drawn from these. So it can be written again at any time, and never disa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -86,7 +86,6 @@ def write_cards(
     models: Path,
     options: MeasureOptions | None = None,
     origin: Mapping[str, Any] | None = None,
-    report: Callable[[str], None] = print,
 ) -> None:
     """Measure every shipped model in a folder; write its metrics, its figure and its card.
 
@@ -94,7 +93,6 @@ def write_cards(
         models: Folder of the models; agents search with the `simulator` among them.
         options: How much is measured of simulators.
         origin: What the numbers depend on beside the weights, JSON values to be kept with them.
-        report: Receives a line when a model is done.
     """
     origin = origin or {}
     for name in MODELS:
@@ -106,7 +104,7 @@ def write_cards(
             settings = measure_policy(folder, _simulator(models / "simulator"))
             found = _policy_metrics(name, settings)
             write_metrics(folder, {**found, **weights_of(folder), **origin})
-        report(f"{name}: {write_card(folder)}")
+        print(f"{name}: {write_card(folder)}")
 
 
 def _simulator(folder: Path) -> SimulatedSearchEngine:
