@@ -426,7 +426,7 @@ def cut_torn_line(path: Path, opening: str) -> None:
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
     torn, expected = content[whole:], opening.encode()
-    if not torn or _is_whole(torn) or torn[: len(expected)] != expected[: len(torn)]:
+    if not torn or is_json(torn) or torn[: len(expected)] != expected[: len(torn)]:
         return
     os.truncate(path, whole)
     warnings.warn(
@@ -435,7 +435,8 @@ def cut_torn_line(path: Path, opening: str) -> None:
     )
 
 
-def _is_whole(line: bytes) -> bool:
+def is_json(line: bytes) -> bool:
+    """Tell whether a line is JSON; one that is not may be torn."""
     try:
         json.loads(line)
     except ValueError:
