@@ -185,6 +185,13 @@ def evaluate(
         num_envs: Questions played side by side, at most.
         on_progress: Called with the number of episodes that ended since the last call.
         on_turn: Called with every turn of every question.
+
+    Returns:
+        A record a question, in the order asked.
+
+    Raises:
+        ValueError: If there are no questions.
+        SearchEngineError: If the engine failed.
     """
     if not questions:
         raise ValueError("`questions` must not be empty")

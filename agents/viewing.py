@@ -53,7 +53,16 @@ def write_view(run: Path, file: Path, max_updates: int = MAX_UPDATES) -> None:
 
 
 def view_blocks(run: Path, max_updates: int = MAX_UPDATES) -> dict[str, Any]:
-    """Return the blocks of a run's page by id: one for all, and one an update with episodes."""
+    """Return the blocks of a run's page by id: one for all, and one an update with episodes.
+
+    Args:
+        run: The folder that `zerosearch train` wrote.
+        max_updates: As for `write_view`.
+
+    Raises:
+        FileNotFoundError: If it has no metrics or transcripts.
+        ValueError: If a file does not hold what it should; it names the line.
+    """
     for name in (METRICS_FILE, _TRANSCRIPTS_FILE):
         if not (run / name).is_file():
             raise FileNotFoundError(f"no training run in {run}: it has no {name}")

@@ -25,6 +25,9 @@ def t_central(t: float, df: int) -> float:
         t: At least 0; infinity gives 1.
         df: Degrees of freedom, at least 1.
 
+    Raises:
+        ValueError: If `df` is below 1.
+
     Example:
         >>> round(t_central(2.3646, df=7), 4)
         0.95
@@ -53,6 +56,9 @@ def t_quantile(p: float, df: int) -> float:
     Args:
         p: In (0, 1).
         df: Degrees of freedom, at least 1.
+
+    Raises:
+        ValueError: If `p` or `df` is out of its range.
 
     Example:
         >>> round(t_quantile(0.975, df=7), 4)
@@ -99,6 +105,9 @@ class Mean:
 
 def mean_of(values: Sequence[float]) -> Mean:
     """Return the mean of at least one number, with an interval if there are two.
+
+    Raises:
+        ValueError: If there is none.
 
     Example:
         >>> mean = mean_of([0.5, 0.7, 0.6])
@@ -147,6 +156,9 @@ def minimum_detectable(sd: float, num: int, alpha: float = ALPHA, power: float =
         num: How many there are, at least 2.
         alpha: Level of the test.
         power: Probability of finding it, in [0.5, 1).
+
+    Raises:
+        ValueError: If there are fewer than two, or a probability is out of its range.
 
     Example:
         >>> round(minimum_detectable(sd=1.0, num=8), 3)

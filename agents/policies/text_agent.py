@@ -116,6 +116,12 @@ def complete_counted(
 ) -> list[CountedText]:
     """Return completions with their numbers of tokens, as far as `generator` tells them.
 
+    Args:
+        generator: What continues the prompts.
+        prompts: One or more texts or chats.
+        seeds: Key of each one's sampling.
+        params: How to sample, and until when.
+
     Raises:
         ValueError: If a prompt is known not to fit into the model's context.
         LanguageModelError: If the model could not answer.

@@ -65,7 +65,17 @@ def save_state(
     trained: Mapping[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Write the state of a run, and remove best weights that it does not refer to."""
+    """Write the state of a run, and remove best weights that it does not refer to.
+
+    Args:
+        folder: Of the states.
+        progress: How far the run is.
+        trained: The tuned parameters by name.
+        optimizer: Theirs.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     tensors = {f"model/{name}": parameter for name, parameter in trained.items()}
     for name, parameter in trained.items():
         for key, value in optimizer.state[parameter].items():

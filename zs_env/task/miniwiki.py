@@ -294,6 +294,9 @@ class WorldSize:
     """Number of entities of each kind in one split.
 
     At least 2 people, cities, countries and rivers, and no more countries than cities.
+
+    Raises:
+        ValueError: If there are fewer, or more countries.
     """
 
     people: int = 90
@@ -529,7 +532,15 @@ class SubWorld:
         taken: set[str] | None = None,
         namer: Callable[[Random, str], str] = lambda rng, kind: NAMERS[kind](rng),
     ) -> SubWorld:
-        """Make a world of fresh entities; names in `taken` are not used again."""
+        """Make a world of fresh entities.
+
+        Args:
+            rng: All that is random.
+            size: How many entities of each kind.
+            split: What it is called.
+            taken: Names that are not used again; those of this world are added.
+            namer: Makes up a name for an entity of a kind.
+        """
         entities = _entities(rng, size, set() if taken is None else taken, namer)
         facts = [_state(rng, *triple) for triple in _pairs(rng, entities)]
         return cls(facts, split, int(rng.random() * 2**31))
@@ -626,7 +637,11 @@ class MiniWiki:
         return cls(seed, worlds)
 
     def world(self, split: str) -> SubWorld:
-        """Return the part of the world that belongs to `split`."""
+        """Return the part of the world that belongs to `split`.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
         if split not in self.worlds:
             raise ValueError(f"`split` must be one of {sorted(self.worlds)}, got {split!r}")
         return self.worlds[split]
