@@ -20,10 +20,9 @@ from tyro.conf import Positional, arg, subcommand
 
 from agents.cli.checks import check_file, usage_errors
 from zs_env.search.description import canonical
-from zs_env.search.store import (
+from zs_env.search.recorded import (
     CacheError,
     Reply,
-    ReplyStore,
     Source,
     SourceSummary,
     check_text,
@@ -33,6 +32,7 @@ from zs_env.search.store import (
     read_request,
     request_key,
 )
+from zs_env.search.store import ReplyStore
 
 CacheArgument = Annotated[Positional[Path], arg(metavar="FILE", help="The file of replies.")]
 
