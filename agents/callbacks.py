@@ -26,7 +26,7 @@ from rich.progress import (
 from rich.table import Table
 
 from agents.checkpoint import write_numbered
-from agents.durable import to_disk, write_folder
+from agents.durable import to_disk, write_folder, write_text
 from agents.evaluate import Evaluation
 from agents.metrics import METRICS_FILE, Logger
 from agents.plots import plot_learning_curve
@@ -136,9 +136,7 @@ class TranscriptCallback(Callback):
     def on_training_start(self, trainer: Trainer) -> None:
         """Begin with an empty file, or with the episodes of the updates that were done."""
         kept = _lines_up_to(self._file, trainer.num_updates_done)
-        partial = self._file.with_suffix(".partial")
-        partial.write_text("".join(kept), encoding="utf-8", newline="\n")
-        partial.replace(self._file)
+        write_text(self._file, "".join(kept))
 
     def on_update_end(self, trainer: Trainer, rollout: Rollout, metrics: Metrics) -> None:
         """Append the first episode of the first groups, and what is played again if it is time."""

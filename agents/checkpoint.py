@@ -96,7 +96,7 @@ def write_checkpoint(
     write_folder(folder, write)
 
 
-def read_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
+def read_checkpoint(folder: Path) -> Checkpoint:
     """Return what a checkpoint holds, after checking that nothing of it is damaged.
 
     Raises:
@@ -110,10 +110,10 @@ def read_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
                 f"{folder} must be a checkpoint of format {_FORMAT}, got {written['format']!r}"
             )
         modules, frozen = (
-            {name: load_file(folder / f"{name}{_SUFFIX}", str(device)) for name in written[kind]}
+            {name: load_file(folder / f"{name}{_SUFFIX}") for name in written[kind]}
             for kind in ("modules", "frozen")
         )
-        moments = load_file(folder / f"{_OPTIMIZER}{_SUFFIX}", str(device))
+        moments = load_file(folder / f"{_OPTIMIZER}{_SUFFIX}")
         optimizer = _joined(moments, written[_OPTIMIZER])
         return Checkpoint({"modules": modules, "optimizer": optimizer}, written["state"], frozen)
     except (ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -14,13 +14,37 @@ from pathlib import Path
 
 def to_disk(path: Path) -> None:
     """Wait until a file, or a folder's list of files, is on the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows opens no folders
-    descriptor = os.open(path, os.O_RDONLY)
+    is_windows = os.name == "nt"
+    if is_windows and path.is_dir():
+        return  # Windows opens no folders, and forces only what may be written
+    descriptor = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_file(file: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` write a file aside, force it to the disk, and rename it.
+
+    Args:
+        file: What to write; one that is there is replaced, and folders are made as needed.
+        write: Gets the path of the file to write.
+
+    Raises:
+        OSError: If it cannot be written; a file that was there is left as it was.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.partial")
+    write(partial)
+    to_disk(partial)
+    partial.replace(file)
+    to_disk(file.parent)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write `text` in UTF-8 as `write_file` does."""
+    write_file(file, lambda partial: partial.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:

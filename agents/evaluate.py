@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -185,6 +185,13 @@ def evaluate(
         num_envs: Questions played side by side, at most.
         on_progress: Called with the number of episodes that ended since the last call.
         on_turn: Called with every turn of every question.
+
+    Returns:
+        A record a question, in the order asked.
+
+    Raises:
+        ValueError: If there are no questions.
+        SearchEngineError: If the engine failed.
     """
     if not questions:
         raise ValueError("`questions` must not be empty")
@@ -287,11 +294,32 @@ def _play(
     watch: OnTurn,
 ) -> list[EpisodeRecord]:
     """Play one episode in every slot; `watch` is told of every turn by its slot."""
+    tallies = [_Tally() for _ in questions]
+    last: list[Mapping[str, Any]] = [{}] * len(questions)
+    for slot, turn in play_turns(agent, env, options, deterministic):
+        tallies[slot].add(turn.reward, turn.info)
+        last[slot] = turn.info
+        watch(slot, turn)
+    return [_to_record(*parts) for parts in zip(questions, last, tallies, strict=True)]
+
+
+def play_turns(
+    agent: Agent,
+    env: gym.vector.VectorEnv[Any, Any, Any],
+    options: dict[str, Any],
+    deterministic: bool,
+) -> Iterator[tuple[int, PlayedTurn]]:
+    """Play one episode in every slot, and yield each turn with its slot as it is taken.
+
+    Args:
+        agent: What plays.
+        env: A text environment that does not reset by itself.
+        options: Of its reset.
+        deterministic: Whether the agent takes its best action rather than a sampled one.
+    """
     count = env.num_envs
     observations, _ = env.reset(seed=0, options=options)
     over, starts = np.zeros(count, dtype=np.bool_), np.ones(count, dtype=np.bool_)
-    records: list[EpisodeRecord | None] = [None] * count
-    tallies = [_Tally() for _ in questions]
     state = None
     while not over.all():
         actions, state = agent.predict(observations, state, starts, deterministic)
@@ -299,18 +327,9 @@ def _play(
         observations, reward, terminated, truncated, infos = env.step(actions)
         starts = np.zeros(count, dtype=np.bool_)
         for slot in np.flatnonzero(~over).tolist():
-            info = slot_info(infos, slot)
-            tallies[slot].add(float(reward[slot]), info)
-            watch(
-                slot,
-                PlayedTurn(
-                    actions[slot], observations[slot], float(reward[slot]), info, tokens[slot]
-                ),
-            )
-            if terminated[slot] or truncated[slot]:
-                records[slot] = _to_record(questions[slot], info, tallies[slot])
+            told = float(reward[slot]), slot_info(infos, slot), tokens[slot]
+            yield slot, PlayedTurn(actions[slot], observations[slot], *told)
         over = terminated | truncated
-    return [record for record in records if record is not None]
 
 
 @dataclass(slots=True)

@@ -11,12 +11,13 @@ import csv
 import io
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
-from typing import Final, Protocol, TextIO
+from typing import Final, Protocol
+
+from agents.durable import write_text
 
 METRICS_FILE: Final = "metrics.jsonl"
 CSV_FILE: Final = "metrics.csv"
@@ -44,7 +45,8 @@ class JsonLines:
         """Open the file."""
         path = out_dir / METRICS_FILE
         earlier = read_metrics(path) if first_step and path.exists() else []
-        _replace(path, "".join(_to_line(row) for row in earlier if row["step"] < first_step))
+        # In one go: a crash here must not lose the rows of the run to be resumed.
+        write_text(path, "".join(_to_line(row) for row in earlier if row["step"] < first_step))
         self._file = path.open("a", encoding="utf-8", newline="\n")
 
     def write(self, step: int, row: Row) -> None:
@@ -82,7 +84,7 @@ class Csv:
         writer = csv.DictWriter(table, self._columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
-        _replace(self._path, table.getvalue())
+        write_text(self._path, table.getvalue())
 
     def write(self, step: int, row: Row) -> None:
         """Append a line, or write the file anew."""
@@ -103,13 +105,12 @@ class Csv:
 class Stdout:
     """A table of names and numbers a row, on standard output."""
 
-    def __init__(self, out_dir: Path, first_step: int, file: TextIO | None = None) -> None:
-        """Write to `file`; None means whatever standard output is at the time."""
-        self._file = file
+    def __init__(self, out_dir: Path, first_step: int) -> None:
+        """Open nothing: whatever standard output is at the time is written to."""
 
     def write(self, step: int, row: Row) -> None:
         """Print a table."""
-        print(text_table(step, row), file=self._file or sys.stdout, flush=True)
+        print(text_table(step, row), flush=True)
 
     def close(self) -> None:
         """Do nothing."""
@@ -231,10 +232,3 @@ def _from_line(line: str, where: str) -> Row:
 def _to_line(row: Row) -> str:
     finite = {key: value if math.isfinite(value) else None for key, value in row.items()}
     return json.dumps(finite, sort_keys=True, allow_nan=False) + "\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file in one go: a crash here must not lose the rows of the run to be resumed."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    partial.replace(path)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from agents.durable import write_text
 from agents.metrics import METRICS_FILE, Row, read_metrics
 from agents.pages.page import render
 from agents.transcripts import TRAIN, VALIDATION
@@ -48,14 +49,20 @@ def write_view(run: Path, file: Path, max_updates: int = MAX_UPDATES) -> None:
         OSError: If the page cannot be written.
     """
     text = render(f"Training run {run.resolve().name}", "viewer", view_blocks(run, max_updates))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    partial.replace(file)
+    write_text(file, text)
 
 
 def view_blocks(run: Path, max_updates: int = MAX_UPDATES) -> dict[str, Any]:
-    """Return the blocks of a run's page by id: one for all, and one an update with episodes."""
+    """Return the blocks of a run's page by id: one for all, and one an update with episodes.
+
+    Args:
+        run: The folder that `zerosearch train` wrote.
+        max_updates: As for `write_view`.
+
+    Raises:
+        FileNotFoundError: If it has no metrics or transcripts.
+        ValueError: If a file does not hold what it should; it names the line.
+    """
     for name in (METRICS_FILE, _TRANSCRIPTS_FILE):
         if not (run / name).is_file():
             raise FileNotFoundError(f"no training run in {run}: it has no {name}")

@@ -7,11 +7,8 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from safetensors import SafetensorError, safe_open
-
-_PART: Final = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +99,5 @@ def weights_checksum(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in weight_files(folder):
         with file.open("rb") as opened:
-            while part := opened.read(_PART):
-                digest.update(part)
+            hashlib.file_digest(opened, lambda: digest)  # goes on with the one that there is
     return digest.hexdigest()

@@ -344,11 +344,6 @@ class Episode:
         turns = (message for played in self._played for message in played.messages)
         return [Message(Role.ENVIRONMENT, self.prompt), *turns]
 
-    @property
-    def last_messages(self) -> list[Message]:
-        """What the last turn added to the transcript; the prompt if there was none."""
-        return self._played[-1].messages if self._played else self.transcript
-
     def get_state(self) -> dict[str, Any]:
         """Return where the episode stands: dicts, lists, texts, numbers and None, for any codec.
 

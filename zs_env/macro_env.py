@@ -104,7 +104,12 @@ class ZeroSearchMacroEnv(NumericEnv):
         render_mode: str | None = None,
         **settings: Unpack[SettingsArguments],
     ) -> None:
-        """Check the arguments; questions and engine are loaded when first needed."""
+        """Check the arguments; questions and engine are loaded when first needed.
+
+        Raises:
+            ValueError: If an argument is out of its range, or a name is unknown.
+            TypeError: If there is no such argument, or one is of a type that it cannot have.
+        """
         if num_entities < 1:
             raise ValueError(f"`num_entities` must be at least 1, got {num_entities!r}")
         super().__init__(render_mode, settings)

@@ -7,7 +7,7 @@ after `?` is read by the field's type. Only what is named is imported.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 from urllib.parse import unquote
@@ -57,20 +57,6 @@ def make_algorithm(spec: str, overrides: Mapping[str, Any] = _NO_OVERRIDES) -> A
     _check_known(name, kind, given)
     algorithm: Algorithm = kind(**options | given)
     return algorithm
-
-
-def describe_algorithms() -> str:
-    """Return a line for each shipped algorithm: its name, what it is, its options and defaults."""
-    return "\n".join(f"{name}: {_describe(_load(name))}" for name in PATHS)
-
-
-def _describe(kind: type[Any]) -> str:
-    summary = (kind.__doc__ or "").partition("\n")[0]
-    options = ", ".join(
-        field.name if field.default is MISSING else f"{field.name}={_write(field.default)}"
-        for field in _options(kind).values()
-    )
-    return f"{summary} Options: {options}."
 
 
 def _load(name: str) -> type[Any]:
@@ -133,7 +119,3 @@ def _choose(option: str, text: str, choices: Mapping[str, Any]) -> Any:
     if text not in choices:
         raise ValueError(f"`{option}` must be one of {', '.join(choices)}, got {text!r}")
     return choices[text]
-
-
-def _write(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)

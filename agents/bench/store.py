@@ -16,7 +16,8 @@ from typing import Any, Final
 from agents.bench.plan import EpisodeKey, key_of
 from agents.bench.rows import EPISODES_FILE, EpisodeRow
 from agents.cli.files import write_json
-from agents.tuning.records import cut_torn_line, located
+from agents.durable import write_text
+from agents.tuning.records import cut_torn_line, is_json, located
 from zs_env.task.questions import Question
 from zs_env.wrappers import append_line
 
@@ -89,16 +90,8 @@ def _whole_lines(file: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the number and the text of each line that is not blank, or the torn last one."""
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if line.strip() and (line.endswith(b"\n") or _is_json(line)):
+            if line.strip() and (line.endswith(b"\n") or is_json(line)):
                 yield number, line
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
 
 
 def _read_row(line: bytes) -> EpisodeRow:
@@ -135,10 +128,5 @@ def drop_failed(folder: Path, rows: Mapping[EpisodeKey, EpisodeRow]) -> int:
     kept = [row for row in rows.values() if row.stop_reason != FAILED]
     num_failed = len(rows) - len(kept)
     if num_failed:
-        partial = folder / f"{EPISODES_FILE}.partial"
-        partial.unlink(missing_ok=True)
-        partial.touch()
-        if kept:
-            append_line(partial, as_lines(kept))
-        partial.replace(folder / EPISODES_FILE)
+        write_text(folder / EPISODES_FILE, f"{as_lines(kept)}\n" if kept else "")
     return num_failed

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 from rich.console import Console
-from tyro.conf import arg
 
 from agents.cli.checks import check_at_least, check_file, usage_errors
 from agents.cli.files import write_json
@@ -20,6 +18,7 @@ from agents.cli.options import (
     Noise,
     PolicyName,
     Questions,
+    ResultsFile,
     Split,
     Threads,
     load_cached_engine,
@@ -68,9 +67,7 @@ class Audit:
     max_new_tokens: int = 48
     temperature: float = 1.0
     tolerance: float = 1e-3
-    json: Annotated[
-        Path | None, arg(metavar="FILE", help="Where the results go, as one JSON object.")
-    ] = None
+    json: ResultsFile = None
     cache: CacheFile = ""
     cache_mode: CacheModeName = "record"
     threads: Threads = 0

@@ -18,12 +18,11 @@ from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional, arg, subcommand
 
-from agents.cli.checks import CommandError, check_file, usage_errors
+from agents.cli.checks import check_file, usage_errors
 from zs_env.search.description import canonical
-from zs_env.search.store import (
+from zs_env.search.recorded import (
     CacheError,
     Reply,
-    ReplyStore,
     Source,
     SourceSummary,
     check_text,
@@ -33,6 +32,7 @@ from zs_env.search.store import (
     read_request,
     request_key,
 )
+from zs_env.search.store import ReplyStore
 
 CacheArgument = Annotated[Positional[Path], arg(metavar="FILE", help="The file of replies.")]
 
@@ -99,7 +99,6 @@ class Import:
     def run(self) -> None:
         """Check every line, then add them."""
         from agents.cli.display import say
-        from agents.tuning.records import DataError
 
         with usage_errors():
             check_file(self.file, "file")
@@ -107,11 +106,8 @@ class Import:
                 raise ValueError(f"`input` must be a file, got {str(self.input)!r}")
             store = ReplyStore(self.file)
             store.check()
-            try:
-                for _ in read_lines(self.input):
-                    pass
-            except DataError as error:
-                raise CommandError(str(error)) from error
+            for _ in read_lines(self.input):
+                pass
         report = merge(store, read_lines(self.input))
         say(Console(), f"{report}: {self.file}")
 

@@ -15,15 +15,22 @@ class CommandError(Exception):
 
 
 @contextmanager
-def usage_errors() -> Iterator[None]:
+def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Report a failure of the body as the caller's mistake.
 
     For the part of a command that checks options and loads what they name. Whatever fails later
     is a mistake in the program and keeps its traceback.
+
+    Args:
+        kinds: What is the caller's mistake; nothing means whatever wrong options can raise.
+
+    Raises:
+        CommandError: In the place of such an error.
     """
+    mistakes = kinds or (ValueError, TypeError, ImportError, OSError, gym.error.Error)
     try:
         yield
-    except (ValueError, TypeError, ImportError, OSError, gym.error.Error) as error:
+    except mistakes as error:
         raise CommandError(str(error)) from error
 
 

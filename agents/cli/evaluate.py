@@ -18,6 +18,7 @@ from agents.cli.options import (
     Noise,
     PolicyName,
     Questions,
+    ResultsFile,
     Split,
     Threads,
     load_cached_engine,
@@ -60,9 +61,7 @@ class Evaluate:
     top_k: int = 3
     prompt: str = "miniwiki"
     max_new_tokens: int = 48
-    json: Annotated[
-        Path | None, arg(metavar="FILE", help="Where the results go, as one JSON object.")
-    ] = None
+    json: ResultsFile = None
     episodes: Annotated[
         Path | None, arg(metavar="FILE", help="Where every episode goes, a JSON object a line.")
     ] = None

@@ -20,6 +20,7 @@ from agents.cli.files import command_line, write_json
 from agents.cli.options import load_questions
 from agents.cli.provenance import machine, provenance, weights_checksum
 from agents.cli.threads import use_threads
+from agents.durable import write_text
 from agents.experiments.design import BASE, FORMAT_ONLY, SMALL, Arm, Protocol, Run, plan
 from agents.experiments.experiment import Experiment, find_arms
 from agents.experiments.measures import MEASURES
@@ -442,14 +443,6 @@ def write_report(config: ExperimentCommand, report: Report, setup: Setup) -> Non
         plot_curves(report, curves)
         shown = curves.name if curves.exists() else ""
         write_text(page, markdown(report, retyped(config), figure.name, shown))
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write `text` to `file`, whole or not at all; folders are made as needed."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
 
 
 def retyped(config: ExperimentCommand) -> str:

@@ -9,20 +9,17 @@ from pathlib import Path
 from shlex import join
 from typing import Any
 
+from agents.durable import write_text
+
 
 def write_json(file: Path, value: Any) -> None:
     """Write `value` to `file`, whole or not at all; folders are made as needed."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(file)
+    write_text(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_json_lines(file: Path, values: Iterable[Any]) -> None:
-    """Write one JSON value a line; folders are made as needed."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps(value, ensure_ascii=False) + "\n" for value in values)
-    file.write_text("".join(lines), encoding="utf-8")
+    """Write one JSON value a line, all or none; folders are made as needed."""
+    write_text(file, "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
 
 
 def command_line(command: Any) -> str:

@@ -12,7 +12,7 @@ from tyro.conf import arg, subcommand
 from agents.cli import tune_measure
 from agents.cli.checks import check_at_least, check_file, check_folder, usage_errors
 from agents.cli.files import write_json
-from agents.cli.options import EngineName, Threads
+from agents.cli.options import EngineName, ResultsFile, Threads
 from agents.cli.threads import use_threads
 from zs_env.models import MODELS
 
@@ -69,9 +69,7 @@ class Measure:
     engine: EngineName = "simulator"
     num_requests: int = 500
     seed: int = 1
-    json: Annotated[
-        Path | None, arg(metavar="FILE", help="Where the results go, as one JSON object.")
-    ] = None
+    json: ResultsFile = None
     threads: Threads = 0
 
     models: Annotated[

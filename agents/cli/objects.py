@@ -62,10 +62,7 @@ def load_class(option: str, path: str) -> type[Any]:
         ValueError: If there is no such module or attribute.
         TypeError: If it is no class.
     """
-    module, _, attribute = path.partition(":")
-    found = getattr(_import(option, module, path), attribute, None)
-    if found is None:
-        raise ValueError(f"`{option}` must name an attribute of {module!r}, got {path!r}")
+    found = import_object(option, path)
     if not isinstance(found, type):
         raise TypeError(f"`{option}` must name a class, got {path!r}")
     return found

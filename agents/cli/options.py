@@ -110,6 +110,9 @@ Questions = Annotated[
 Noise = Annotated[
     float, arg(metavar="P", help="Probability in [0, 1] that a search brings noisy documents.")
 ]
+ResultsFile = Annotated[
+    Path | None, arg(metavar="FILE", help="Where the results go, as one JSON object.")
+]
 Threads = Annotated[
     int,
     arg(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rich.console import Console
 from tyro.conf import arg
 
-from agents.cli.checks import CommandError, check_file, usage_errors
+from agents.cli.checks import check_file, usage_errors
 from agents.cli.options import EngineName, Threads
 from agents.cli.provenance import provenance
 from agents.cli.simulators import DocumentTokens, ModelName, Simulator, load_simulator
@@ -132,10 +132,8 @@ def execute(
     num_levels = len(options.probabilities) + len(WANTED) * config.check
     checked: tuple[CalibrationPoint, ...] = ()
     with progress_bar(console, "requests", num_levels * options.num_requests) as advance:
-        try:
+        with usage_errors(ValueError):
             found = calibrate(engine, options, on_progress=advance)
-        except ValueError as error:
-            raise CommandError(str(error)) from error
         if config.check:
             checked = check(engine, found, options, on_progress=advance)
     origin = {**found.origin, **describe(config, setup, checked)}

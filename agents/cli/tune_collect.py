@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rich.console import Console
 from tyro.conf import arg
 
-from agents.cli.checks import CommandError, check_at_least, check_file, usage_errors
+from agents.cli.checks import check_at_least, check_file, usage_errors
 from agents.cli.objects import load_object
 from agents.cli.options import (
     EngineName,
@@ -91,25 +91,22 @@ class Collect:
             use_threads(self.threads)
             setup = prepare(self)
         total = len(setup.questions) * self.num_samples
-        try:
-            with progress_bar(console, "episodes", total) as advance:
-                report = collect(
-                    setup.agent,
-                    setup.questions,
-                    setup.engine,
-                    self.out,
-                    env_kwargs=env_kwargs(self),
-                    names={"agent": self.agent or self.policy, "engine": self.engine},
-                    settings=setup.settings,
-                    num_samples=self.num_samples,
-                    noise=self.noise,
-                    seed=self.seed,
-                    num_envs=self.num_envs,
-                    deterministic=self.temperature == 0,
-                    on_progress=advance,
-                )
-        except DataError as error:
-            raise CommandError(str(error)) from error
+        with usage_errors(DataError), progress_bar(console, "episodes", total) as advance:
+            report = collect(
+                setup.agent,
+                setup.questions,
+                setup.engine,
+                self.out,
+                env_kwargs=env_kwargs(self),
+                names={"agent": self.agent or self.policy, "engine": self.engine},
+                settings=setup.settings,
+                num_samples=self.num_samples,
+                noise=self.noise,
+                seed=self.seed,
+                num_envs=self.num_envs,
+                deterministic=self.temperature == 0,
+                on_progress=advance,
+            )
         say(console, summary(report))
         say(console, f"episodes: {self.out}")
 
@@ -140,8 +137,12 @@ def prepare(config: Collect) -> Setup:
     from agents.policies.causal_lm import find_policy
 
     Settings(noise=config.noise, split=config.split, **env_kwargs(config)).rules()
-    check_at_least(1, **{n: getattr(config, n) for n in ("max_new_tokens", "num_envs")})
-    check_at_least(1, num_samples=config.num_samples)
+    check_at_least(
+        1,
+        max_new_tokens=config.max_new_tokens,
+        num_envs=config.num_envs,
+        num_samples=config.num_samples,
+    )
     check_at_least(0, seed=config.seed, temperature=config.temperature)
     check_file(config.out, "out")
     if config.num_samples > 1 and config.temperature == config.noise == 0:

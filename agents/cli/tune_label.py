@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rich.console import Console
 from tyro.conf import arg
 
-from agents.cli.checks import CommandError, check_at_least, check_file, usage_errors
+from agents.cli.checks import check_at_least, check_file, usage_errors
 from agents.cli.files import write_json
 from agents.cli.objects import load_object
 from agents.cli.options import Threads
@@ -83,10 +83,8 @@ class Label:
         console = Console()
         with usage_errors():
             setup = prepare(self)
-        try:
+        with usage_errors(DataError):
             report = label(self.input, self.output, setup.options, setup.judge)
-        except DataError as error:
-            raise CommandError(str(error)) from error
         for table in report_tables(report):
             console.print(table)
         if self.report:

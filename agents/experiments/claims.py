@@ -56,7 +56,8 @@ class Finding:
         worse: The other one.
         difference: Of the first minus the second, a seed a number; None without a common seed.
         detectable: Difference (from minus the margin) found with 80 % power at the level `ALPHA`,
-            if there were no other comparison; None with fewer than two seeds.
+            if there were no other comparison; None where the seeds show no spread: there are fewer
+            than two, or all differ alike.
         detectable_corrected: The same at the level that Holm's correction begins with.
         p: Of the two-sided test against minus the margin, corrected.
         verdict: Of this comparison.
@@ -111,9 +112,9 @@ def _finding(claim: Claim, pair: tuple[str, str], mean: Mean | None, p: float) -
 
 
 def _detectable(mean: Mean | None, alpha: float) -> float | None:
-    if mean is None or mean.sd is None:
+    if mean is None or mean.spread is None:
         return None
-    return minimum_detectable(mean.sd, mean.num, alpha)
+    return minimum_detectable(mean.spread, mean.num, alpha)
 
 
 def _together(claim: Claim, verdicts: Sequence[Verdict]) -> Verdict:

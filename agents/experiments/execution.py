@@ -36,7 +36,14 @@ NUM_EVAL_ENVS = 128
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """One way to examine a policy: questions, what answers its queries, and how much noise."""
+    """One way to examine a policy.
+
+    Attributes:
+        name: Of what is measured.
+        engine: What answers queries.
+        questions: What is asked.
+        noise: Probability of noisy documents, in [0, 1].
+    """
 
     name: str
     engine: SearchEngine

@@ -8,13 +8,13 @@ but on encyclopaedias that were made for a few examples each and thrown away.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from agents.durable import write_folder
 from agents.experiments.design import FORMAT_ONLY, SMALL, Protocol
 from agents.experiments.run_files import RECIPE_FILE, recipe
 from agents.tuning.build import SIMULATORS, BuildConfig, build_copier, save_model
@@ -26,25 +26,24 @@ from zs_env.task.miniwiki import MiniWiki
 EXAMPLES_A_WORLD = 240
 
 
-def train_format_only(folder: Path, protocol: Protocol, start: BuildConfig | None = None) -> None:
+def train_format_only(folder: Path, protocol: Protocol) -> None:
     """Train the simulator and write it to `folder`, which is never seen half written.
 
     Args:
         folder: Gets the model and the recipe that it was made by.
         protocol: Says how many examples.
-        start: How the network that it begins as is made; None means as the shipped ones.
     """
     seed, like = recipe(protocol)["seed"], SIMULATORS[SMALL]
-    model, tokenizer = build_copier(FORMAT_ONLY, like.shape, start or BuildConfig(seed=seed))
+    model, tokenizer = build_copier(FORMAT_ONLY, like.shape, BuildConfig(seed=seed))
     examples = list(format_examples(tokenizer, protocol.format_examples, seed))
     finetune(model, examples, replace(like.sft, seed=seed))
-    partial = folder.with_name(f".{folder.name}.partial")
-    for leftover in (partial, folder):
-        shutil.rmtree(leftover, ignore_errors=True)
-    save_model(model, tokenizer, partial)
-    recipe_text = json.dumps(recipe(protocol)) + "\n"
-    (partial / RECIPE_FILE).write_text(recipe_text, encoding="utf-8")
-    partial.rename(folder)
+
+    def write(partial: Path) -> None:
+        save_model(model, tokenizer, partial)
+        recipe_text = json.dumps(recipe(protocol)) + "\n"
+        (partial / RECIPE_FILE).write_text(recipe_text, encoding="utf-8")
+
+    write_folder(folder, write)
 
 
 def format_examples(tokenizer: PreTrainedTokenizerBase, num: int, seed: int) -> Iterator[Example]:

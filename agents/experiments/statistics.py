@@ -15,6 +15,7 @@ from typing import Final
 ALPHA: Final = 0.05
 POWER: Final = 0.8
 _BISECTIONS: Final = 200
+_ROUNDING: Final = 1e-12  # a spread or distance that rounding alone gives numbers of order 1
 
 
 def t_central(t: float, df: int) -> float:
@@ -23,6 +24,9 @@ def t_central(t: float, df: int) -> float:
     Args:
         t: At least 0; infinity gives 1.
         df: Degrees of freedom, at least 1.
+
+    Raises:
+        ValueError: If `df` is below 1.
 
     Example:
         >>> round(t_central(2.3646, df=7), 4)
@@ -53,6 +57,9 @@ def t_quantile(p: float, df: int) -> float:
         p: In (0, 1).
         df: Degrees of freedom, at least 1.
 
+    Raises:
+        ValueError: If `p` or `df` is out of its range.
+
     Example:
         >>> round(t_quantile(0.975, df=7), 4)
         2.3646
@@ -79,7 +86,8 @@ class Mean:
         num: How many numbers it is the mean of, at least 1.
         value: The mean.
         sd: Their standard deviation (n - 1); None of a single number.
-        low: Lower end of the interval; None of a single number.
+        low: Lower end of the interval, which has no width where the numbers are equal; None of a
+            single number.
         high: Upper end; None of a single number.
     """
 
@@ -89,9 +97,17 @@ class Mean:
     low: float | None = None
     high: float | None = None
 
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation, where one was seen; None of a single number or of equal ones."""
+        return None if self.sd is None or self.sd <= _ROUNDING else self.sd
+
 
 def mean_of(values: Sequence[float]) -> Mean:
     """Return the mean of at least one number, with an interval if there are two.
+
+    Raises:
+        ValueError: If there is none.
 
     Example:
         >>> mean = mean_of([0.5, 0.7, 0.6])
@@ -110,17 +126,22 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 def p_value(mean: Mean, threshold: float = 0.0) -> float:
-    """Return the two-sided p-value of Student's test that the true mean is `threshold`.
+    """Return the two-sided p-value of the test that the true mean is `threshold`.
 
-    Numbers that do not vary are certain: p is 0, or 1 if all of them are the threshold. A single
-    number says nothing: p is 1.
+    Student's test, where the numbers vary. Numbers that do not, a single one included, tell
+    nothing of how far they might: what is left is the exact sign-flip test (Fisher 1935), for
+    which n numbers on one side of the threshold have p = 2 / 2^n. That takes 6 of them to be
+    below 0.05.
+
+    Example:
+        >>> [p_value(mean_of([0.1] * num)) for num in (1, 2, 3, 6)]
+        [1.0, 0.5, 0.25, 0.03125]
     """
-    if mean.sd is None:
-        return 1.0
     distance = abs(mean.value - threshold)
-    if mean.sd == 0 or distance == 0:
-        return float(distance == 0)
-    return 1 - t_central(distance / (mean.sd / math.sqrt(mean.num)), mean.num - 1)
+    if mean.spread is not None:
+        t = distance / (mean.spread / math.sqrt(mean.num))
+        return 1 - t_central(t, mean.num - 1)
+    return 1.0 if distance <= _ROUNDING else 2.0 ** (1 - mean.num)
 
 
 def minimum_detectable(sd: float, num: int, alpha: float = ALPHA, power: float = POWER) -> float:
@@ -135,6 +156,9 @@ def minimum_detectable(sd: float, num: int, alpha: float = ALPHA, power: float =
         num: How many there are, at least 2.
         alpha: Level of the test.
         power: Probability of finding it, in [0.5, 1).
+
+    Raises:
+        ValueError: If there are fewer than two, or a probability is out of its range.
 
     Example:
         >>> round(minimum_detectable(sd=1.0, num=8), 3)

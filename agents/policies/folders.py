@@ -16,6 +16,7 @@ POLICIES: Final = ("base", "skill")
 
 ADAPTER_CONFIG_FILE: Final = "adapter_config.json"
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_MISSING: Final = "`policy` must name a shipped model or a folder with one, or one on the hub"
 _CONFIG_FILES: Final = ["*.json", "*.txt", "*.model", "*.jinja"]
 
 
@@ -38,9 +39,7 @@ def find_policy(name: str | Path) -> Path:
             return folder
     if is_hub_id(name):
         return _download_whole(str(name))
-    raise FileNotFoundError(
-        f"`policy` must name a shipped model or a folder with one, or one on the hub, got {name!s}"
-    )
+    raise FileNotFoundError(f"{_MISSING}, got {name!s}")
 
 
 def find_config(name: str | Path) -> Path:
@@ -58,9 +57,7 @@ def find_config(name: str | Path) -> Path:
             return find_config(base_of_adapter(folder))
     if is_hub_id(name):
         return download(str(name), _CONFIG_FILES)
-    raise FileNotFoundError(
-        f"`policy` must name a shipped model or a folder with one, or one on the hub, got {name!s}"
-    )
+    raise FileNotFoundError(f"{_MISSING}, got {name!s}")
 
 
 def stored_options(folder: Path) -> ModelOptions:
@@ -122,10 +119,7 @@ def download(name: str, patterns: list[str]) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise FileNotFoundError(
-            f"`policy` must name a shipped model or a folder with one, or one on the hub, "
-            f"got {name}: {reason}"
-        ) from error
+        raise FileNotFoundError(f"{_MISSING}, got {name}: {reason}") from error
 
 
 def _download_whole(name: str) -> Path:

@@ -44,6 +44,5 @@ class KeyedPolicyAgent(Keyed, PolicyAgent):
     """A `PolicyAgent` that can be told which episodes its slots play."""
 
     def _key(self, state: PolicyState, slot: int) -> int:
-        if self._keys is None:
-            return super()._key(state, slot)
-        return derive(self._seed, self._keys[slot], state.num_actions[slot])
+        name = self._name(slot, state.num_episodes[slot])
+        return derive(self._seed, *name, state.num_actions[slot])

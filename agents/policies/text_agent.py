@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.policies.keyed import Keyed
 from zs_env.lm.generator import (
     Chat,
     CountedText,
@@ -36,7 +37,7 @@ class TextSlot:
     num_tokens: int | None = 0
 
 
-class TextAgent:
+class TextAgent(Keyed):
     """Plays a `TextGenerator`: the whole transcript is its prompt, in one call for all slots."""
 
     def __init__(
@@ -47,7 +48,6 @@ class TextAgent:
         max_new_tokens: int = 512,
         temperature: float = 1.0,
         seed: int = 0,
-        keys: Sequence[int] | None = None,
     ) -> None:
         """Set up the agent.
 
@@ -57,23 +57,10 @@ class TextAgent:
             max_new_tokens: Tokens of an action at most.
             temperature: Of sampling, where actions are not deterministic.
             seed: Key of that sampling.
-            keys: One number a slot that names the slot's episode, so that sampling depends on
-                nothing else; None to name it by its slot and its place there.
         """
         self._generator, self._stops = generator, tuple(stops)
         self._max_new_tokens, self._temperature = max_new_tokens, temperature
-        self._seed, self._keys = seed, None if keys is None else tuple(keys)
-
-    def keyed(self, keys: Sequence[int]) -> TextAgent:
-        """Return the same agent for the episodes that `keys` name, one a slot."""
-        return TextAgent(
-            self._generator,
-            self._stops,
-            max_new_tokens=self._max_new_tokens,
-            temperature=self._temperature,
-            seed=self._seed,
-            keys=keys,
-        )
+        self._seed = seed
 
     def predict(
         self,
@@ -118,9 +105,7 @@ class TextAgent:
         )
 
     def _sampling_key(self, slot: TextSlot, index: int) -> int:
-        if self._keys is None:
-            return derive(self._seed, index, slot.num_episodes, slot.num_actions)
-        return derive(self._seed, self._keys[index], slot.num_actions)
+        return derive(self._seed, *self._name(index, slot.num_episodes), slot.num_actions)
 
 
 def complete_counted(
@@ -130,6 +115,12 @@ def complete_counted(
     params: SamplingParams,
 ) -> list[CountedText]:
     """Return completions with their numbers of tokens, as far as `generator` tells them.
+
+    Args:
+        generator: What continues the prompts.
+        prompts: One or more texts or chats.
+        seeds: Key of each one's sampling.
+        params: How to sample, and until when.
 
     Raises:
         ValueError: If a prompt is known not to fit into the model's context.

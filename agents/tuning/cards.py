@@ -8,12 +8,13 @@ figures drawn from these. So it can be written again at any time, and never disa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from agents.agent import Agent
+from agents.durable import write_text
 from agents.evaluate import evaluate
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.keyed import KeyedPolicyAgent
@@ -85,7 +86,6 @@ def write_cards(
     models: Path,
     options: MeasureOptions | None = None,
     origin: Mapping[str, Any] | None = None,
-    report: Callable[[str], None] = print,
 ) -> None:
     """Measure every shipped model in a folder; write its metrics, its figure and its card.
 
@@ -93,7 +93,6 @@ def write_cards(
         models: Folder of the models; agents search with the `simulator` among them.
         options: How much is measured of simulators.
         origin: What the numbers depend on beside the weights, JSON values to be kept with them.
-        report: Receives a line when a model is done.
     """
     origin = origin or {}
     for name in MODELS:
@@ -105,7 +104,7 @@ def write_cards(
             settings = measure_policy(folder, _simulator(models / "simulator"))
             found = _policy_metrics(name, settings)
             write_metrics(folder, {**found, **weights_of(folder), **origin})
-        report(f"{name}: {write_card(folder)}")
+        print(f"{name}: {write_card(folder)}")
 
 
 def _simulator(folder: Path) -> SimulatedSearchEngine:
@@ -162,10 +161,7 @@ def weights_of(folder: Path) -> dict[str, Any]:
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
     """Write metrics beside a model, the whole file or nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{METRICS_FILE}.partial"
-    partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / METRICS_FILE)
+    write_text(folder / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

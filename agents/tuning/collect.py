@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from agents.agent import Agent
+from agents.evaluate import PlayedTurn, play_turns
 from agents.policies.keyed import KeyedAgent
-from agents.rollout import slot_info
 from agents.tuning.records import (
     CollectedEpisode,
     CollectedTurn,
@@ -274,50 +273,23 @@ class _Stage:
         agent = self.agent
         if isinstance(agent, KeyedAgent):
             agent = agent.keyed([planned.draw(seed, _SAMPLING) for planned in wave])
-        steps = _play_slots(agent, env, options, self.deterministic)
+        slots: list[list[PlayedTurn]] = [[] for _ in wave]
+        for slot, turn in play_turns(agent, env, options, self.deterministic):
+            slots[slot].append(turn)
         env.close()
-        for planned, slot in zip(wave, steps, strict=True):
-            yield _to_episode(planned, self.source, slot)
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """What an agent wrote in one turn, and the info that came back."""
-
-    text: str
-    info: Mapping[str, Any]
-
-
-def _play_slots(
-    agent: Agent,
-    env: gym.vector.VectorEnv[Any, Any, Any],
-    options: dict[str, Any],
-    deterministic: bool,
-) -> list[list[_Step]]:
-    """Play one episode in every slot, and return their steps."""
-    observations, _ = env.reset(seed=0, options=options)
-    over, starts = np.zeros(env.num_envs, np.bool_), np.ones(env.num_envs, np.bool_)
-    slots: list[list[_Step]] = [[] for _ in range(env.num_envs)]
-    state = None
-    while not over.all():
-        actions, state = agent.predict(observations, state, starts, deterministic)
-        observations, _, terminated, truncated, infos = env.step(actions)
-        starts = np.zeros(env.num_envs, np.bool_)
-        for slot in np.flatnonzero(~over).tolist():
-            slots[slot].append(_Step(actions[slot], slot_info(infos, slot)))
-        over = terminated | truncated
-    return slots
+        for planned, turns in zip(wave, slots, strict=True):
+            yield _to_episode(planned, self.source, turns)
 
 
 def _to_episode(
-    planned: PlannedEpisode, source: Source, steps: Sequence[_Step]
+    planned: PlannedEpisode, source: Source, turns: Sequence[PlayedTurn]
 ) -> CollectedEpisode:
-    last = steps[-1].info
+    last = turns[-1].info
     return CollectedEpisode(
         question=planned.question,
         source=source,
         sample=planned.sample,
-        turns=tuple(_to_turn(step) for step in steps),
+        turns=tuple(map(_to_turn, turns)),
         answer=str(last["answer"]),
         exact_match=float(last["exact_match"]),
         f1=float(last["f1"]),
@@ -325,11 +297,11 @@ def _to_episode(
     )
 
 
-def _to_turn(step: _Step) -> CollectedTurn:
+def _to_turn(turn: PlayedTurn) -> CollectedTurn:
     return CollectedTurn(
-        text=parse(step.text).text,
-        action=ActionKind(step.info["action"]),
-        query=str(step.info["query"]),
-        documents=tuple(step.info["documents"]),
-        noisy=bool(step.info["noisy"]),
+        text=parse(turn.action).text,
+        action=ActionKind(turn.info["action"]),
+        query=str(turn.info["query"]),
+        documents=tuple(turn.info["documents"]),
+        noisy=bool(turn.info["noisy"]),
     )

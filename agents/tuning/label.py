@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import combinations
 from pathlib import Path
@@ -207,13 +207,7 @@ def _judged(
 ) -> list[Case]:
     labels = judge.rule([case.exhibit for case in cases], file, on_progress)
     return [
-        Case(
-            case.place,
-            case.question,
-            case.query,
-            case.documents,
-            Signals(case.signals.outcome, case.signals.evidence, verdict),
-        )
+        replace(case, signals=replace(case.signals, judge=verdict))
         for case, verdict in zip(cases, labels, strict=True)
     ]
 

@@ -61,6 +61,12 @@ def holds(
 def resembles(text: str, name: str, threshold: float, others: Collection[str] = ()) -> bool:
     """Tell whether some words of `text`, as many as `name` has, are nearly that name.
 
+    Args:
+        text: Where to look.
+        name: What to look for.
+        threshold: Least similarity, in (0, 1].
+        others: Normalised names of others, which do not count although they look alike.
+
     Example:
         >>> resembles("It lies in Port Glenvali.", "Port Glenvale", 0.85)
         True

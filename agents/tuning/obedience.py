@@ -20,14 +20,6 @@ FALSE: Final = "false"
 FOUND: Final = (USEFUL, *(kind.value for kind in NoiseKind), FALSE)
 REQUESTED: Final = (Sort.USEFUL, *NOISE_SORTS)
 
-OBEYED: Final[Mapping[Sort, tuple[str, ...]]] = {
-    Sort.USEFUL: (USEFUL,),
-    # Noise of no kind in particular is about somebody else, whose name may look alike.
-    Sort.PLAIN: (NoiseKind.IRRELEVANT.value, NoiseKind.NEAR_MISS.value),
-    **{sort: (kind.value,) for sort, kind in NOISE_SORTS.items() if kind},
-}
-"""What may be found where something is requested."""
-
 read = lru_cache(maxsize=65536)(read_statement)
 
 
@@ -111,8 +103,3 @@ def _false_claim(claims: Iterable[Statement], asked: Fact) -> str | None:
 def tally(kinds: Iterable[str]) -> dict[str, int]:
     """Return how often each kind of `FOUND` occurs, those that never do included."""
     return dict.fromkeys(FOUND, 0) | dict(Counter(kinds))
-
-
-def num_obeyed(sort: Sort, found: Mapping[str, int]) -> int:
-    """Return how many of the replies to one sort of request are what was requested."""
-    return sum(found[kind] for kind in OBEYED[sort])

@@ -239,7 +239,14 @@ def _question_wording(plan: Plan) -> int:
 def policy_examples(
     tokenizer: PreTrainedTokenizerBase, habits: Habits, num: int, seed: int
 ) -> Iterator[Example]:
-    """Yield `num` transcripts as training examples."""
+    """Yield `num` transcripts as training examples.
+
+    Args:
+        tokenizer: Of the model that learns them.
+        habits: How the agent in them behaves.
+        num: How many.
+        seed: Key of all that is random.
+    """
     rng = Random(seed)
     done = 0
     while done < num:

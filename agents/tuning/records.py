@@ -17,8 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from agents.durable import write_file
 from zs_env.search.engine import Document, NoiseKind
 from zs_env.task.actions import ActionKind
+from zs_env.task.json_lines import decode_line, numbered_lines
 from zs_env.task.question_sets import make_question
 from zs_env.task.questions import Question
 
@@ -333,7 +335,7 @@ def _read_document(value: Any) -> Document:
     return Document(take(row, "text", str), take(row, "title", str) if "title" in row else "")
 
 
-def as_object(value: Any) -> Mapping[str, Any]:
+def as_object(value: Any) -> dict[str, Any]:
     """Return a value that is an object.
 
     Raises:
@@ -366,22 +368,10 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         DataError: If a line is not a JSON object in UTF-8.
     """
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                with located(path, number):
-                    row = _parse(line)
-                yield number, row
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode())
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"an object was expected, got {reprlib.repr(row)}")
-    return row
+    for number, line in numbered_lines(path):
+        with located(path, number):
+            row = as_object(decode_line(line))
+        yield number, row
 
 
 def read_episodes(path: Path) -> Iterator[tuple[int, CollectedEpisode]]:
@@ -415,13 +405,12 @@ def as_line(row: Mapping[str, Any]) -> str:
 
 def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one row a line, the whole file or nothing; folders are made as needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(f"{as_line(row)}\n" for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+
+    def write(partial: Path) -> None:
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(f"{as_line(row)}\n" for row in rows)
+
+    write_file(path, write)
 
 
 def cut_torn_line(path: Path, opening: str) -> None:
@@ -437,7 +426,7 @@ def cut_torn_line(path: Path, opening: str) -> None:
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
     torn, expected = content[whole:], opening.encode()
-    if not torn or _is_whole(torn) or torn[: len(expected)] != expected[: len(torn)]:
+    if not torn or is_json(torn) or torn[: len(expected)] != expected[: len(torn)]:
         return
     os.truncate(path, whole)
     warnings.warn(
@@ -446,7 +435,8 @@ def cut_torn_line(path: Path, opening: str) -> None:
     )
 
 
-def _is_whole(line: bytes) -> bool:
+def is_json(line: bytes) -> bool:
+    """Tell whether a line is JSON; one that is not may be torn."""
     try:
         json.loads(line)
     except ValueError:

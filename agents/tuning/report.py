@@ -17,6 +17,12 @@ class Rate:
 
     Scores in [0, 1] count as well; their interval is wider than it need be. Of no cases the share
     is 0, and the interval all there is.
+
+    Attributes:
+        value: The share, in [0, 1].
+        low: Lower end of its interval.
+        high: Upper end.
+        count: Cases.
     """
 
     value: float

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """Hyper-parameters of one training stage; the learning rate falls linearly."""
+    """Hyper-parameters of one training stage; `SFTOptions` tells what each of them is."""
 
     learning_rate: float = 2e-3
     final_learning_rate: float = 1e-4

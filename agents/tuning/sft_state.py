@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from agents.durable import to_disk
+from agents.durable import write_file
 
 STATE_FILE: Final = "state.safetensors"
 _BEST_FILE: Final = "best-{step}.safetensors"
@@ -65,7 +65,17 @@ def save_state(
     trained: Mapping[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Write the state of a run, and remove best weights that it does not refer to."""
+    """Write the state of a run, and remove best weights that it does not refer to.
+
+    Args:
+        folder: Of the states.
+        progress: How far the run is.
+        trained: The tuned parameters by name.
+        optimizer: Theirs.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     tensors = {f"model/{name}": parameter for name, parameter in trained.items()}
     for name, parameter in trained.items():
         for key, value in optimizer.state[parameter].items():
@@ -134,16 +144,11 @@ def write_tensors(file: Path, tensors: Tensors, header: Mapping[str, str]) -> No
     Raises:
         OSError: If it cannot be written.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(kept, partial, dict(header))
+        write_file(file, lambda partial: save_file(kept, partial, dict(header)))
     except SafetensorError as error:
         raise OSError(f"{file} cannot be written: {error}") from error
-    to_disk(partial)
-    partial.replace(file)
-    to_disk(file.parent)
 
 
 def read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

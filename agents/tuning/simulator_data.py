@@ -194,7 +194,14 @@ def _target(draft: Draft, found: list[str], rng: Random) -> list[str]:
 def simulator_examples(
     world: MiniWiki, tokenizer: PreTrainedTokenizerBase, num: int, seed: int
 ) -> Iterator[Example]:
-    """Yield `num` examples over all splits: a simulator knows its world, as a large LM does."""
+    """Yield `num` examples over all splits: a simulator knows its world, as a large LM does.
+
+    Args:
+        world: What they are about.
+        tokenizer: Of the model that learns them.
+        num: How many.
+        seed: Key of all that is random.
+    """
     sampler = RequestSampler(world, list(world.worlds), seed)
     writer = TargetWriter(world, Random(seed + 1))
     done = 0

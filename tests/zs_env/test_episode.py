@@ -209,7 +209,7 @@ def test_judging_a_turn_changes_nothing_until_it_is_committed(text):
         assert judged.outcome == play(twin, text, DOCUMENTS)
         episode.commit(judged)
         assert episode.get_state() == twin.get_state()
-        assert episode.last_messages == judged.messages
+        assert episode.transcript[-len(judged.messages) :] == judged.messages
         assert episode.stop_reason == judged.stop_reason
         if episode.stop_reason:
             return

@@ -81,6 +81,15 @@ class TokenSession(Protocol):
         """Append `new_tokens[i]` (at least one id) to row `rows[i]`, then sample from it.
 
         The sampled ids become part of the row's context.
+
+        Args:
+            rows: Which contexts, each once.
+            new_tokens: Ids to append to each of them.
+            seeds: Key of each one's sampling.
+            params: How to sample, and until when.
+
+        Returns:
+            A completion for each of `rows`, in their order.
         """
         ...
 

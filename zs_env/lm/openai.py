@@ -147,12 +147,7 @@ class OpenAIGenerator:
             LanguageModelError: If a server does not answer within the limits, or refuses.
             PromptTooLongError: If it refuses because a prompt does not fit into the context.
         """
-        return self._ask(
-            [
-                self._text_call(prompt, seed, params, _read_text)
-                for prompt, seed in zip(prompts, seeds, strict=True)
-            ]
-        )
+        return self._complete(prompts, seeds, params, _read_text)
 
     def complete_counted(
         self, prompts: Sequence[str | Chat], seeds: Sequence[int], params: SamplingParams
@@ -163,12 +158,17 @@ class OpenAIGenerator:
             LanguageModelError: As `complete`.
             PromptTooLongError: As `complete`.
         """
-        return self._ask(
-            [
-                self._text_call(prompt, seed, params, _read_counted)
-                for prompt, seed in zip(prompts, seeds, strict=True)
-            ]
-        )
+        return self._complete(prompts, seeds, params, _read_counted)
+
+    def _complete(
+        self,
+        prompts: Sequence[str | Chat],
+        seeds: Sequence[int],
+        params: SamplingParams,
+        read: Callable[..., T],
+    ) -> list[T]:
+        pairs = zip(prompts, seeds, strict=True)
+        return self._ask([self._text_call(*pair, params, read) for pair in pairs])
 
     def complete_tokens(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], params: SamplingParams

@@ -97,7 +97,13 @@ class TransformersLM:
         dtype: torch.dtype | None = None,
         max_batch_size: int = 256,
     ) -> TransformersLM:
-        """Load a model folder (or hub id) in `dtype`: float32 on a CPU, bfloat16 on a GPU.
+        """Load a model.
+
+        Args:
+            path: A model folder, or a hub id.
+            device: Where it goes.
+            dtype: Type of its weights; None means float32 on a CPU and bfloat16 elsewhere.
+            max_batch_size: Rows of one forward pass, at least 1; larger requests are split.
 
         Raises:
             ValueError: If some weights are missing, or of another shape than the configuration

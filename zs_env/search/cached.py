@@ -22,8 +22,9 @@ from typing import Any
 from zs_env.search.description import canonical, describe_engine
 from zs_env.search.engine import Document, SearchEngine, SearchRequest
 from zs_env.search.names import Place
+from zs_env.search.recorded import CacheError, Reply, Source, request_key
 from zs_env.search.registry import check_engine, make_engine, search_all
-from zs_env.search.store import CacheError, Reply, ReplyStore, Source, request_key
+from zs_env.search.store import ReplyStore
 
 
 class CacheMode(StrEnum):

@@ -76,6 +76,12 @@ def read_reply(
 ) -> list[list[Document]]:
     """Return at most `top_k` documents for each query of a request.
 
+    Args:
+        contract: In which the server replied.
+        reply: What it said, decoded.
+        num_queries: Queries of the request, at least 1.
+        top_k: Documents wanted for each.
+
     Raises:
         LookupError, TypeError, ValueError: If the reply is none to that many queries, or holds
             anything but documents, as a text about an error.

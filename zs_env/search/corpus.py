@@ -6,7 +6,6 @@ share it, and only what is looked at is ever read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +15,7 @@ import numpy as np
 from zs_env.search.build_once import built, file_digest, stamp
 from zs_env.search.engine import Document
 from zs_env.search.records import read_document
+from zs_env.task.json_lines import decode_line, numbered_lines
 
 _VERSION: Final = 1
 """Of the copy's format, and of what `read_document` makes of a record."""
@@ -36,11 +36,12 @@ def read_corpus(path: Path) -> Iterator[Document]:
         OSError: If the file cannot be read.
         ImportError: If it is a parquet file and pyarrow is missing.
     """
-    rows = _parquet_rows(path) if _is_parquet(path) else _json_lines(path)
+    rows: Iterator[tuple[int, Any]]
+    rows = _parquet_rows(path) if _is_parquet(path) else numbered_lines(path)
     number = 0
     for number, row in rows:
         try:
-            document = read_document(_decode(row) if isinstance(row, bytes) else row)
+            document = read_document(decode_line(row) if isinstance(row, bytes) else row)
             if not document.text.strip():
                 raise ValueError(f"`text` or `contents` must not be blank, got {document.text!r}")
         except ValueError as error:
@@ -52,25 +53,6 @@ def read_corpus(path: Path) -> Iterator[Document]:
 
 def _is_parquet(path: Path) -> bool:
     return path.suffix.lower() == ".parquet"
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield number, line
-
-
-def _decode(line: bytes) -> Any:
-    """Return what a line of JSON says, whether or not it begins with a byte-order mark.
-
-    Raises:
-        ValueError: If it is not UTF-8, not JSON, or nested deeper than the stack allows.
-    """
-    try:
-        return json.loads(line.decode("utf-8-sig"))
-    except RecursionError:
-        raise ValueError("the JSON is nested too deeply") from None
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:

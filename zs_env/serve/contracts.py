@@ -26,7 +26,6 @@ from zs_env.checks import check_count, check_probability
 from zs_env.episode import name_texts
 from zs_env.random import derive, uniform
 from zs_env.search.engine import Document, NoiseKind, SearchRequest
-from zs_env.search.records import join_contents
 
 T = TypeVar("T")
 
@@ -373,8 +372,8 @@ def contents(document: Document) -> str:
     """
     title = " ".join(document.title.split())
     # Readers take the first line for the title, so that it is there even if it is empty.
-    text = join_contents(Document(document.text if title else f"\n{document.text}", title))
-    return text.encode("utf-8", "replace").decode()
+    first = f'"{title}"' if title else ""
+    return f"{first}\n{document.text}".encode("utf-8", "replace").decode()
 
 
 def rank_score(rank: int) -> float:

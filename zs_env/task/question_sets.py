@@ -6,12 +6,12 @@ environment can be built anywhere at no cost.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from zs_env.task.json_lines import decode_line, numbered_lines
 from zs_env.task.public_sets import PUBLIC_SETS, PublicSet
 from zs_env.task.questions import Question
 
@@ -170,21 +170,7 @@ def read_jsonl(path: Path) -> tuple[Question, ...]:
     Raises:
         ValueError: If a line is not a question; the message names file and line.
     """
-    with path.open("rb") as lines:
-        numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-        return distinct(str(path), read_records(str(path), path.stem, numbered))
-
-
-def _decode(line: bytes) -> Any:
-    """Return what a line of JSON says, whether or not it begins with a byte-order mark.
-
-    Raises:
-        ValueError: If it is not UTF-8, not JSON, or nested deeper than the stack allows.
-    """
-    try:
-        return json.loads(line.decode("utf-8-sig"))
-    except RecursionError:
-        raise ValueError("the JSON is nested too deeply") from None
+    return distinct(str(path), read_records(str(path), path.stem, numbered_lines(path)))
 
 
 def read_records(
@@ -202,7 +188,7 @@ def read_records(
     """
     for number, record in numbered:
         try:
-            record = _decode(record) if isinstance(record, bytes) else record
+            record = decode_line(record) if isinstance(record, bytes) else record
             yield make_question(record, str(number), data_source)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name}:{number}: {error}") from error

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.algorithms.grpo import GRPO
-from agents.algorithms.registry import PATHS, describe_algorithms, make_algorithm
+from agents.algorithms.registry import PATHS, make_algorithm
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,3 @@ def test_names_are_known_without_loading_torch():
     code = "import sys, agents.algorithms.registry; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-
-
-def test_description_names_every_algorithm_and_its_options():
-    lines = describe_algorithms().splitlines()
-    assert [line.partition(":")[0] for line in lines] == list(PATHS)
-    [grpo] = [line for line in lines if line.startswith("grpo:")]
-    assert "clip_range=0.2" in grpo
-    assert "scale_rewards=true" in grpo

@@ -69,6 +69,17 @@ def test_fewer_than_two_common_seeds_resolve_nothing(found: dict[str, dict[int, 
     assert judgement.findings[0].detectable is None
 
 
+@pytest.mark.parametrize(("num_seeds", "verdict"), [(2, OPEN), (3, OPEN), (5, OPEN), (6, HOLDS)])
+def test_few_equal_differences_resolve_nothing(num_seeds: int, verdict: Verdict) -> None:
+    easy = {seed: 0.2 + 0.1 * seed for seed in range(num_seeds)}
+    [finding] = judge(
+        ONE, {"a": {seed: score + 0.02 for seed, score in easy.items()}, "b": easy}
+    ).findings
+    assert finding.p == 2.0 ** (1 - num_seeds)
+    assert finding.verdict is verdict
+    assert finding.detectable is finding.detectable_corrected is None
+
+
 def test_missing_arm_leaves_a_claim_about_all_pairs_open() -> None:
     judgement = judge(BOTH, scores(a=0.85, b=0.80))
     assert [finding.verdict for finding in judgement.findings] == [HOLDS, OPEN]

@@ -127,7 +127,7 @@ def compared(seeds: int) -> Report:
         FinishedRun(
             arm.name,
             seed,
-            {"simulator": 0.9, "unsteadiness": 0.02 * (1 + number) + 0.001 * (seed % 3)},
+            {"simulator": 0.9, "unsteadiness": (0.02 + 0.001 * (seed % 3)) * (1 + number)},
             60.0,
             [
                 {"rollout/reward": update / 9 + number / 9, "rollout/searches": 2.0 + seed}

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.bench.statistics import sign_flip_test
 from agents.experiments.statistics import (
     Mean,
     holm,
@@ -99,9 +100,19 @@ def test_mean_of_nothing_raises() -> None:
         mean_of([])
 
 
-def test_numbers_that_do_not_vary_are_certain() -> None:
-    assert p_value(mean_of([0.25, 0.25])) == 0.0
-    assert p_value(mean_of([0.25, 0.25]), threshold=0.25) == 1.0
+@pytest.mark.parametrize("num", range(1, 9))
+def test_numbers_that_do_not_vary_tell_only_their_sign(num: int) -> None:
+    equal = mean_of([0.25] * num)
+    assert p_value(equal) == p_value(equal, threshold=9.0) == sign_flip_test([1] * num)
+    assert p_value(equal, threshold=0.25) == 1.0
+
+
+@given(numbers, st.floats(0.5, 1.0))
+def test_rounding_is_no_spread(scores: list[float], gain: float) -> None:
+    differences = [(score + gain) - score for score in scores]
+    assert mean_of(differences).spread is None
+    assert p_value(mean_of(differences)) == 2.0 ** (1 - len(scores))
+    assert p_value(mean_of(differences), threshold=gain) == 1.0
 
 
 @given(numbers)
@@ -119,7 +130,7 @@ def test_interval_leaves_out_what_the_test_rejects(values: list[float], threshol
     assert mean.high is not None
     p = p_value(mean, threshold)
     assert 0 <= p <= 1
-    if abs(p - 0.05) > 1e-6:
+    if mean.spread is not None and abs(p - 0.05) > 1e-6:
         assert (p < 0.05) == (not mean.low <= threshold <= mean.high)
 
 

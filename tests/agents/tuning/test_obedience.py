@@ -2,8 +2,7 @@
 
 import pytest
 
-from agents.tuning.obedience import FOUND, OBEYED, KindReader, num_obeyed, states, tally
-from agents.tuning.requests import Sort
+from agents.tuning.obedience import FOUND, KindReader, states, tally
 from zs_env.search.engine import Document
 from zs_env.task.miniwiki import RELATIONS, default_world, look_alikes
 
@@ -61,10 +60,3 @@ def test_tally_holds_every_kind():
     counts = tally(["empty", "false", "empty"])
     assert list(counts) == list(FOUND)
     assert (counts["empty"], counts["false"], counts["useful"]) == (2, 1, 0)
-
-
-def test_plain_noise_may_look_alike_or_not():
-    counts = tally(["irrelevant", "near-miss", "useful"])
-    assert num_obeyed(Sort.PLAIN, counts) == 2
-    assert num_obeyed(Sort.IRRELEVANT, counts) == 1
-    assert set(OBEYED) == {Sort.USEFUL, Sort.PLAIN, *(Sort(k) for k in FOUND[1:-1])}

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 import zs_env  # noqa: F401 - registers the ids
 from zs_env.search.cached import CachedSearchEngine, CacheMode
 from zs_env.search.engine import Document, NoiseKind, SearchEngineError, SearchRequest
+from zs_env.search.recorded import CacheError, Reply, Source, request_key
 from zs_env.search.registry import check_engine, make_engine
-from zs_env.search.store import APPLICATION_ID, CacheError, Reply, ReplyStore, Source, request_key
+from zs_env.search.store import APPLICATION_ID, ReplyStore
 
 REQUEST = SearchRequest("who", "Who?", ("Ada",), noisy=True, seed=7, noise_kind=NoiseKind.PARTIAL)
 OTHER_FIELDS = {
