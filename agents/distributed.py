@@ -9,13 +9,17 @@ in which numbers are added.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from enum import Enum
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 
 import torch
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 _T = TypeVar("_T")
 
@@ -117,6 +121,17 @@ class Processes:
         """
         return [action()]
 
+    def mesh(self, device: str) -> DeviceMesh:
+        """Return all processes in one row, among which FSDP shards a model.
+
+        Args:
+            device: The kind of device that it is on.
+
+        Raises:
+            ValueError: If there is one process only.
+        """
+        raise ValueError(f"`size` must be at least 2 to shard a model, got {self.size}")
+
     def copy_from_first(self, module: torch.nn.Module) -> None:
         """Give all processes the tensors that `module` has in the first one."""
 
@@ -146,6 +161,14 @@ class LaunchedProcesses(Processes):
         # Python objects go by a group of their own: NCCL would take them through the GPU.
         self._objects: Any = distributed.new_group(backend="gloo", timeout=_PATIENCE)
         self._told: Exception | None = None
+        self._meshes: list[DeviceMesh] = []
+
+    def mesh(self, device: str) -> DeviceMesh:
+        """Return all processes in one row; see the base class."""
+        from torch.distributed.device_mesh import init_device_mesh
+
+        self._meshes.append(init_device_mesh(device, (self.size,)))
+        return self._meshes[-1]
 
     def device(self, name: str) -> str:
         """Return the device of this process: with a GPU each, the one of its number."""
@@ -201,8 +224,19 @@ class LaunchedProcesses(Processes):
         if kind is None and self._torch.is_initialized():
             self.together(lambda: None)
             self._torch.destroy_process_group()
-            # Its threads end with it; one that still runs as Python ends would abort the process.
-            del self._objects
+            self._forget_groups()
+
+    def _forget_groups(self) -> None:
+        """Let go of all groups, so that their threads end.
+
+        A thread that still lets go of a tensor when Python ends would abort the process.
+        """
+        del self._objects
+        self._told = None  # its frames may hold what is trained
+        for mesh in self._meshes:
+            # PyTorch's caches hold a mesh for good, and it would hold its groups.
+            vars(mesh).get("_pg_registry", {}).clear()
+        gc.collect()
 
 
 def _outcome(action: Callable[[], _T]) -> tuple[_T | None, Exception | None]:

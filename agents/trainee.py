@@ -234,7 +234,7 @@ def make_trainee(policy: Policy, critic: torch.nn.Module | None, processes: Proc
         from agents.zero import ZeroTrainee
 
         return ZeroTrainee(policy, critic, processes)
-    return _shard(ShardedTrainee(_trainable_copy(policy), critic, processes))
+    return _shard(ShardedTrainee(_trainable_copy(policy), critic, processes), processes)
 
 
 def idle_passes(shares: Sequence[Sequence[torch.Tensor]], num: int) -> Iterator[Pass]:
@@ -258,16 +258,15 @@ def _trainable_copy(policy: Policy) -> Policy:
     return copy
 
 
-def _shard(trainee: ShardedTrainee) -> ShardedTrainee:
+def _shard(trainee: ShardedTrainee, processes: Processes) -> ShardedTrainee:
     """Shard layer by layer, as the launcher was configured; what is in no layer, together."""
     from accelerate import FullyShardedDataParallelPlugin
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     # Accelerate's own `prepare` shards on accelerators only; its options are read by its plugin.
     options: Any = FullyShardedDataParallelPlugin()
     device = next(trainee.parameters()).device.type
-    mesh = init_device_mesh(device, (trainee._processes.size,))
+    mesh = processes.mesh(device)
     layers = set(options.transformer_cls_names_to_wrap or _layer_names(trainee))
     for module in [each for each in trainee.modules() if type(each).__name__ in layers]:
         fully_shard(module, mesh=mesh, reshard_after_forward=options.reshard_after_forward)
