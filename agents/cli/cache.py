@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import groupby, islice
@@ -52,8 +53,8 @@ class Show:
         from agents.cli.display import say
 
         console = Console()
-        with usage_errors():
-            summaries = ReplyStore(self.file, read_only=True).summaries()
+        with usage_errors(), closing(ReplyStore(self.file, read_only=True)) as store:
+            summaries = store.summaries()
         console.print(engine_table(summaries, f"{self.file} · {shown_size(file_size(self.file))}"))
         for each in summaries:
             say(console, f"{each.source.digest[:_DIGITS]}: {each.source.description}")
@@ -74,14 +75,15 @@ class Export:
         from agents.cli.display import say
         from agents.tuning.records import write_records
 
-        with usage_errors():
-            store = ReplyStore(self.file, read_only=True)
-            store.check()
-            check_file(self.output, "output")
-            if self.output.resolve() == store.path.resolve():
-                raise ValueError(f"`output` must be another file, got {str(self.output)!r}")
-        write_records(self.output, (as_json(source, reply) for source, reply in store.replies()))
-        num = sum(each.num_requests for each in store.summaries())
+        with closing(ReplyStore(self.file, read_only=True)) as store:
+            with usage_errors():
+                store.check()
+                check_file(self.output, "output")
+                if self.output.resolve() == store.path.resolve():
+                    raise ValueError(f"`output` must be another file, got {str(self.output)!r}")
+            lines = (as_json(source, reply) for source, reply in store.replies())
+            write_records(self.output, lines)
+            num = sum(each.num_requests for each in store.summaries())
         say(Console(), f"{shown_count(num, 'reply', 'replies')}: {self.output}")
 
 
@@ -104,11 +106,12 @@ class Import:
             check_file(self.file, "file")
             if self.input.exists() and not self.input.is_file():
                 raise ValueError(f"`input` must be a file, got {str(self.input)!r}")
-            store = ReplyStore(self.file)
-            store.check()
-            for _ in read_lines(self.input):
-                pass
-        report = merge(store, read_lines(self.input))
+        with closing(ReplyStore(self.file)) as store:
+            with usage_errors():
+                store.check()
+                for _ in read_lines(self.input):
+                    pass
+            report = merge(store, read_lines(self.input))
         say(Console(), f"{report}: {self.file}")
 
 
