@@ -1,6 +1,7 @@
 """Policies of which only an adapter is trained."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -242,6 +243,18 @@ def test_a_frozen_model_in_bfloat16_has_an_adapter_in_float32(folder):
     assert {p.dtype for p in policy.parameters()} == {torch.float32}
     policy.score(BATCH).logprobs.sum().backward()
     assert all(p.grad.dtype == torch.float32 for p in policy.parameters())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_loaded_trainer_has_the_frozen_model_in_the_type_it_had(
+    folder, share_env, tmp_path, dtype
+):
+    policy = CausalLMPolicy.load(folder, options=ModelOptions(lora_rank=4, dtype=dtype))
+    make_trainer(policy, share_env).save(tmp_path / "saved")
+    loaded = Trainer.load(tmp_path / "saved", share_env).policy
+    assert loaded.model.dtype == policy.model.dtype
+    assert loaded.chat == policy.chat
+    assert torch.equal(loaded.score(BATCH).logprobs, policy.score(BATCH).logprobs)
 
 
 def test_an_adapter_of_a_shipped_policy_learns_on_miniwiki():
