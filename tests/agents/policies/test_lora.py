@@ -112,6 +112,11 @@ def test_options_of_an_adapter_without_one_are_refused(option):
         ModelOptions(**option)
 
 
+def test_an_alpha_that_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="`lora_alpha` must be greater than 0 and finite, got inf"):
+        ModelOptions(lora_rank=2, lora_alpha=math.inf)
+
+
 def test_the_reference_is_the_same_model_with_the_adapter_off(folder, policy):
     reference = policy.frozen_copy()
     disturb(policy)
