@@ -67,7 +67,7 @@ def prepare(config: Train, processes: Processes | None = None) -> Setup:
         ValueError: If an option is out of its range or names nothing.
         FileNotFoundError: If there is no model where one should be.
     """
-    from agents.distributed import ALONE, Sharing
+    from agents.distributed import ALONE
     from agents.policies.folders import find_policy
     from agents.trainer import Trainer
     from agents.trainer_config import TrainerConfig
@@ -82,8 +82,7 @@ def prepare(config: Train, processes: Processes | None = None) -> Setup:
         taken(kind, with_importance_cap(config)) for kind in (TrainerConfig, ModelOptions)
     )
     questions = _eval_questions(config)
-    if processes.sharing is not Sharing.DEEPSPEED or options.lora_rank:
-        check_memory(config)  # ZeRO's shares are not planned
+    check_memory(config)
     device = processes.device(config.device)
     sharing = load_sharing_policy(config, options, device)
     engine = load_cached_engine(config.engine, config.cache, config.cache_mode, sharing)
