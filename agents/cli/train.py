@@ -125,8 +125,8 @@ class Train:
             metavar="DIR",
             help="Go on with the run in this folder, which knows its options. Given again, they "
             "must be the same, but for those that decide no number: --policy (its weights must "
-            "be the same), --cache, --cache-mode, --log-formats, --keep-checkpoints and "
-            "--checkpoint-every.",
+            "be the same), --policy-url, --cache, --cache-mode, --log-formats, --num-waves, "
+            "--keep-checkpoints and --checkpoint-every.",
         ),
     ] = ""
     recipe: Annotated[
