@@ -313,12 +313,6 @@ def _check_launch(environ: Mapping[str, str]) -> None:
     for option in ("USE_MEGATRON_LM", "USE_PARALLELISM_CONFIG"):
         if _is_true(environ, f"ACCELERATE_{option}"):
             raise ValueError(f"accelerate must be launched without --{option.lower()}")
-    steps = environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
-    if steps not in ("1", "auto"):
-        raise ValueError(
-            f"accelerate must be launched with --gradient_accumulation_steps 1, got {steps!r}: "
-            "--num-minibatches decides how many gradient steps there are"
-        )
     if not _is_true(environ, "ACCELERATE_USE_FSDP"):
         return
     version = environ.get("FSDP_VERSION", "1")

@@ -390,11 +390,6 @@ def test_what_an_mpi_says_is_said_as_torchrun_would(environ: dict[str, str], wor
         (SHARDED | {"FSDP_OFFLOAD_PARAMS": "true"}, "cpu", "--fsdp_offload_params false"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "cpu", "without --use_megatron_lm"),
         ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "cpu", "without --use_parallelism_config"),
-        (
-            {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
-            "cpu",
-            "--gradient_accumulation_steps 1, got '4'",
-        ),
         ({}, "cuda:1", "`device` must be cpu or cuda for several processes, got 'cuda:1'"),
     ],
 )
