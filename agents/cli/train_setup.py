@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -89,17 +91,29 @@ def prepare(config: Train, processes: Processes | None = None) -> Setup:
     share = processes.share(config.num_questions, "num_questions")
     envs = make_envs(config, engine, len(share))
     policy = sharing or load_start_policy(config, options, device)
-    trainer = Trainer(
-        policy,
-        envs,
-        algorithm,
-        config=settings,
-        curriculum=curriculum,
-        processes=processes,
-        sampler=load_sampler(config, policy, processes),
-    )
     checksum = weights_checksum(find_policy(config.policy))
+    sampler = load_sampler(config, policy, processes)
+    with closed_on_failure(sampler):
+        trainer = Trainer(
+            policy,
+            envs,
+            algorithm,
+            config=settings,
+            curriculum=curriculum,
+            processes=processes,
+            sampler=sampler,
+        )
     return Setup(policy, engine, trainer, questions, checksum)
+
+
+@contextmanager
+def closed_on_failure(sampler: Sampler | None) -> Iterator[None]:
+    """Close what plays in the policy's place if the body of the `with` fails."""
+    with ExitStack() as stack:
+        if sampler is not None:
+            stack.callback(sampler.close)
+        yield
+        stack.pop_all()
 
 
 def chosen_algorithm(config: Train) -> Algorithm:
