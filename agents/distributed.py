@@ -346,6 +346,9 @@ def _check_launch(environ: Mapping[str, str]) -> None:
             f"accelerate must be launched with --mixed_precision no, got {precision!r}: what is "
             "trained has to be what samples"
         )
+    for option in ("USE_MEGATRON_LM", "USE_PARALLELISM_CONFIG"):
+        if _is_true(environ, f"ACCELERATE_{option}"):
+            raise ValueError(f"accelerate must be launched without --{option.lower()}")
     if not _is_true(environ, "ACCELERATE_USE_FSDP"):
         return
     version = environ.get("FSDP_VERSION", "1")

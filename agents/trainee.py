@@ -268,10 +268,25 @@ def _shard(trainee: ShardedTrainee, processes: Processes) -> ShardedTrainee:
     device = next(trainee.parameters()).device.type
     mesh = processes.mesh(device)
     layers = set(options.transformer_cls_names_to_wrap or _layer_names(trainee))
-    for module in [each for each in trainee.modules() if type(each).__name__ in layers]:
+    named = [each for each in trainee.modules() if type(each).__name__ in layers]
+    # Inner ones first, or their tensors would count as the outer one's.
+    for module in dict.fromkeys([*_of_other_types(trainee), *named]):
         fully_shard(module, mesh=mesh, reshard_after_forward=options.reshard_after_forward)
     fully_shard(trainee, mesh=mesh)
     return trainee
+
+
+def _of_other_types(trainee: Trainee) -> list[torch.nn.Module]:
+    """Return modules whose own numbers are of another type than most, as a critic's head may be.
+
+    What FSDP puts together has to be of one type.
+    """
+    usual = next(trainee.parameters()).dtype
+    return [
+        module
+        for module in trainee.modules()
+        if any(each.dtype != usual for each in module.parameters(recurse=False))
+    ]
 
 
 def _layer_names(trainee: Trainee) -> set[str]:

@@ -50,8 +50,9 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "critic_learning_rate", "max_grad_norm", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be greater than 0, got {getattr(self, name)!r}")
+            if not 0 < getattr(self, name) < math.inf:
+                value = getattr(self, name)
+                raise ValueError(f"`{name}` must be greater than 0 and finite, got {value!r}")
         if self.target_kl is not None and not self.target_kl > 0:
             raise ValueError(f"`target_kl` must be greater than 0, got {self.target_kl!r}")
         if not 0 <= self.last_rate_share <= 1:

@@ -38,6 +38,7 @@ from agents.cli.serve import Serve
 from agents.cli.train import Train
 from agents.cli.tune import Tune
 from agents.cli.view import View
+from zs_env.lm.generator import LanguageModelError
 from zs_env.search.engine import SearchEngineError
 
 PROGRAM = "zerosearch"
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough; the interpreter must not try to flush the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (CommandError, SearchEngineError, OSError) as error:
+    except (CommandError, SearchEngineError, LanguageModelError, OSError) as error:
         print(f"{PROGRAM}: error: {one_line(str(error))}", file=sys.stderr)
         return 2
     return 0

@@ -154,8 +154,7 @@ def make_workload(config: Train, tokens: Tokens, shape: ModelShape) -> Workload:
         options.dtype_on(torch.device(config.device).type),
     )
     launch = read_launch()
-    shares_weights = launch.sharing is Sharing.FSDP and not config.lora_rank
-    shares_moments = launch.sharing is Sharing.DEEPSPEED
+    sharing = Sharing.NOTHING if config.lora_rank else launch.sharing
     num_episodes = _played_together(config, launch.size)
     return Workload(
         weight_bytes=_BYTES[dtype],
@@ -175,8 +174,8 @@ def make_workload(config: Train, tokens: Tokens, shape: ModelShape) -> Workload:
         gradient_checkpointing=config.gradient_checkpointing,
         keeps_scores=kind == "cpu",
         steps_at_once=kind != "cpu",
-        num_shards=launch.size if shares_weights else 1,
-        num_zero_shards=launch.size if shares_moments else 1,
+        num_shards=launch.size if sharing is Sharing.FSDP else 1,
+        num_zero_shards=launch.size if sharing is Sharing.DEEPSPEED else 1,
         writer=make_writer(config, num_episodes) if config.loads_engine else None,
         guests=tuple(guests(config, shape)),
     )

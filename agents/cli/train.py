@@ -125,8 +125,8 @@ class Train:
             metavar="DIR",
             help="Go on with the run in this folder, which knows its options. Given again, they "
             "must be the same, but for those that decide no number: --policy (its weights must "
-            "be the same), --cache, --cache-mode, --log-formats, --keep-checkpoints and "
-            "--checkpoint-every.",
+            "be the same), --policy-url, --cache, --cache-mode, --log-formats, --num-waves, "
+            "--keep-checkpoints and --checkpoint-every.",
         ),
     ] = ""
     recipe: Annotated[
@@ -232,14 +232,15 @@ class Train:
         from agents.cli.display import say
         from agents.cli.train_resume import restore
         from agents.cli.train_run import execute
-        from agents.cli.train_setup import prepare
+        from agents.cli.train_setup import closed_on_failure, prepare
 
         console = Console(quiet=not processes.is_first)
         with usage_errors():
             threads = use_threads(config.threads)
             setup = prepare(config, processes)
             if run is not None:
-                setup = restore(config, run, setup, console)
+                with closed_on_failure(setup.trainer.sampler):
+                    setup = restore(config, run, setup, console)
         done = setup.trainer.num_updates_done
         for warning in warnings_of(config):
             say(console, f"warning: {warning}")

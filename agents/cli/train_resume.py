@@ -17,11 +17,12 @@ from agents.cli.train_setup import Setup
 
 HARMLESS: Final = frozenset(
     "resume policy policy_url cache cache_mode log_formats keep_checkpoints "
-    "checkpoint_every".split()
+    "checkpoint_every num_waves".split()
 )
 """Options that may change when a run is resumed: they decide no number of it.
 
-The start policy may have moved, but its weights must be the same.
+The start policy may have moved, but its weights must be the same. The number of waves changes
+rounding, as that of processes does, with which it may have to change.
 """
 
 

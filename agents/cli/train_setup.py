@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -67,7 +69,7 @@ def prepare(config: Train, processes: Processes | None = None) -> Setup:
         ValueError: If an option is out of its range or names nothing.
         FileNotFoundError: If there is no model where one should be.
     """
-    from agents.distributed import ALONE, Sharing
+    from agents.distributed import ALONE
     from agents.policies.folders import find_policy
     from agents.trainer import Trainer
     from agents.trainer_config import TrainerConfig
@@ -82,25 +84,36 @@ def prepare(config: Train, processes: Processes | None = None) -> Setup:
         taken(kind, with_importance_cap(config)) for kind in (TrainerConfig, ModelOptions)
     )
     questions = _eval_questions(config)
-    if processes.sharing is not Sharing.DEEPSPEED or options.lora_rank:
-        check_memory(config)  # ZeRO's shares are not planned
+    check_memory(config)
     device = processes.device(config.device)
     sharing = load_sharing_policy(config, options, device)
     engine = load_cached_engine(config.engine, config.cache, config.cache_mode, sharing)
     share = processes.share(config.num_questions, "num_questions")
     envs = make_envs(config, engine, len(share))
     policy = sharing or load_start_policy(config, options, device)
-    trainer = Trainer(
-        policy,
-        envs,
-        algorithm,
-        config=settings,
-        curriculum=curriculum,
-        processes=processes,
-        sampler=load_sampler(config, policy, processes),
-    )
     checksum = weights_checksum(find_policy(config.policy))
+    sampler = load_sampler(config, policy, processes)
+    with closed_on_failure(sampler):
+        trainer = Trainer(
+            policy,
+            envs,
+            algorithm,
+            config=settings,
+            curriculum=curriculum,
+            processes=processes,
+            sampler=sampler,
+        )
     return Setup(policy, engine, trainer, questions, checksum)
+
+
+@contextmanager
+def closed_on_failure(sampler: Sampler | None) -> Iterator[None]:
+    """Close what plays in the policy's place if the body of the `with` fails."""
+    with ExitStack() as stack:
+        if sampler is not None:
+            stack.callback(sampler.close)
+        yield
+        stack.pop_all()
 
 
 def chosen_algorithm(config: Train) -> Algorithm:

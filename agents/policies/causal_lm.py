@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agents.batch import Batch
 from agents.policies.chat import decide_chat, end_of_turn, opening_ids
 from agents.policies.critic import Critic
-from agents.policies.folders import ADAPTER_CONFIG_FILE, POLICIES, find_policy
+from agents.policies.folders import ADAPTER_CONFIG_FILE, POLICIES, POLICY_FILE, find_policy
 from agents.policies.logits import token_scores
 from agents.policies.model_options import ModelOptions
 from agents.policies.policy import TokenScores
@@ -23,9 +23,6 @@ from agents.policies.states import action_states
 from zs_env.lm.transformers import TransformersLM, TransformersSession, no_progress_bars
 
 __all__ = ["POLICIES", "CausalLMPolicy", "find_policy"]
-
-POLICY_FILE: Final = "policy.json"
-"""Tells, in a model folder, how its contexts begin, where the tokenizer would say otherwise."""
 
 
 class CausalLMPolicy:
@@ -179,9 +176,13 @@ class CausalLMPolicy:
 
     def _save_tokenizer(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
-        if self.chat != bool(self.tokenizer.chat_template):
-            text = json.dumps({"chat": self.chat}) + "\n"
+        if said := self._unsaid():
+            text = json.dumps(said) + "\n"
             (folder / POLICY_FILE).write_text(text, encoding="utf-8")
+
+    def _unsaid(self) -> dict[str, Any]:
+        """Return what a folder's other files would not tell, or tell otherwise."""
+        return {} if self.chat == bool(self.tokenizer.chat_template) else {"chat": self.chat}
 
 
 def load_lm(folder: Path, device: str | torch.device, options: ModelOptions) -> TransformersLM:
@@ -212,11 +213,12 @@ def settings_of(folder: Path, options: ModelOptions) -> dict[str, Any]:
 
 
 def _saved_chat(folder: Path) -> bool | None:
-    """Return what a policy's own file says of how its contexts begin; None if it has none."""
+    """Return what a policy's own file says of how its contexts begin; None if it says nothing."""
     file = folder / POLICY_FILE
     if not file.exists():
         return None
     try:
-        return bool(json.loads(file.read_text(encoding="utf-8"))["chat"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} must tell `chat`: {error!r}") from error
+        chat: bool | None = json.loads(file.read_text(encoding="utf-8")).get("chat")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file} must be a JSON object: {error!r}") from error
+    return None if chat is None else bool(chat)

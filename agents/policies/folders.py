@@ -15,6 +15,10 @@ POLICIES: Final = ("base", "skill")
 """The shipped models that are policies."""
 
 ADAPTER_CONFIG_FILE: Final = "adapter_config.json"
+POLICY_FILE: Final = "policy.json"
+"""Tells, in a model folder, what its other files do not: how contexts begin, where that is not as
+the tokenizer says, and the type of the numbers below an adapter, where that is not float32."""
+
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MISSING: Final = "`policy` must name a shipped model or a folder with one, or one on the hub"
 _CONFIG_FILES: Final = ["*.json", "*.txt", "*.model", "*.jinja"]
@@ -62,9 +66,11 @@ def find_config(name: str | Path) -> Path:
 
 def stored_options(folder: Path) -> ModelOptions:
     """Return options that load a saved model in the type of numbers that it was trained in."""
+    # The numbers of an adapter are in float32 always; its policy's file tells of the model below.
+    name = POLICY_FILE if (folder / ADAPTER_CONFIG_FILE).is_file() else "config.json"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except OSError:  # an adapter has none, and is always in float32
+        config = json.loads((folder / name).read_text(encoding="utf-8"))
+    except OSError:
         return ModelOptions()
     return ModelOptions(dtype="bfloat16" if config.get("dtype") == "bfloat16" else "auto")
 

@@ -83,6 +83,11 @@ class LoraPolicy(CausalLMPolicy):
         self.adapter.save_pretrained(str(folder), save_embedding_layers=False)
         self._save_tokenizer(folder)
 
+    def _unsaid(self) -> dict[str, Any]:
+        """Return what a folder's other files would not tell, or tell otherwise."""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return super()._unsaid() | ({} if dtype == "float32" else {"dtype": dtype})
+
     def save_whole(self, folder: Path) -> None:
         """Write the model with the adapter added to it; the policy's own weights stay apart."""
         with no_progress_bars():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -56,8 +57,9 @@ class ModelOptions:
             if getattr(self, name) < lowest:
                 value = getattr(self, name)
                 raise ValueError(f"`{name}` must be at least {lowest}, got {value!r}")
-        if not self.lora_alpha > 0:
-            raise ValueError(f"`lora_alpha` must be greater than 0, got {self.lora_alpha!r}")
+        if not 0 < self.lora_alpha < math.inf:
+            value = self.lora_alpha
+            raise ValueError(f"`lora_alpha` must be greater than 0 and finite, got {value!r}")
         if not self.targets:
             raise ValueError(f"`lora_targets` must name layers, got {self.lora_targets!r}")
         for name in () if self.lora_rank else ("lora_alpha", "lora_targets"):

@@ -34,8 +34,8 @@ def episodes():
     return [episode(2 + i, i // 2, float(i % 2)) for i in range(6)]
 
 
-def learner(processes, **config):
-    policy = CausalLMPolicy.load("skill")
+def learner(processes, dtype="auto", **config):
+    policy = CausalLMPolicy.load("skill", options=ModelOptions(dtype=dtype))
     settings = TrainerConfig(max_tokens_per_pass=8, **config)
     return Learner(policy, PPO(kl_coef=0.0), settings, processes)
 
@@ -163,6 +163,14 @@ def learned(processes: Processes):
     taught = learner(processes)
     rows = [taught.update(episodes(), number) for number in range(2)]
     return [weights(taught), rows]
+
+
+def bfloat16(processes: Processes):
+    """A policy in bfloat16, and a critic whose head is in float32, learn and are put back."""
+    taught, other = (learner(processes, "bfloat16") for _ in range(2))
+    found = taught.update(episodes(), 0)
+    other.load_state_dict(copy.deepcopy(taught.state_dict()))
+    return [found["train/grad_norm"], found["train/value_loss"], weights(taught) == weights(other)]
 
 
 def restored(processes: Processes):

@@ -215,6 +215,20 @@ def test_folder_with_other_checkpoints_is_refused(
     assert "whose checkpoints is not a run's" in capsys.readouterr().err
 
 
+def test_weights_that_have_diverged_are_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The losses were finite: nothing is known of the new weights before they sample."""
+    run = str(tmp_path / "run")
+    options = ("--policy", "skill", "--temperature", "1.5", "--eval-every", "0")
+    assert main(["train", *TINY, *options, "--learning-rate", "1e20", "--out", run]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "logits that are no finite numbers" in line
+    assert main(["evaluate", "--policy", run, "--engine", "world", "--num-questions", "2"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "logits that are no finite numbers" in line
+
+
 def test_loss_that_is_not_finite_leaves_its_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,3 +91,33 @@ def test_cap_with_transformers_is_logged_and_near_one(tmp_path):
     assert row["train/importance_mean"] == pytest.approx(1, abs=1e-4)
     assert row["train/importance_clipped_share"] == 0
     assert 0 < row["train/logprob_gap"] < 1e-4
+
+
+class Engine:
+    """Stands for an engine that was started."""
+
+    def __init__(self):
+        self.is_closed = False
+
+    def close(self):
+        self.is_closed = True
+
+
+def test_engine_that_was_started_is_closed_where_training_cannot_begin(
+    tmp_path, monkeypatch, capsys
+):
+    """It has a folder, and processes of its own."""
+    started = []
+
+    def load(*_):
+        started.append(Engine())
+        return started[-1]
+
+    run = str(tmp_path / "run")
+    assert main(["train", *TINY, "--out", run]) == 0
+    monkeypatch.setattr("agents.cli.train_setup.load_sampler", load)
+    assert main(["train", *TINY, "--algorithm", "ppo", "--lora-rank", "2", "--out", run]) == 2
+    assert main(["train", "--resume", run, "--policy", "skill"]) == 2
+    assert "must do without a critic" in (errors := capsys.readouterr().err)
+    assert "must be the weights that the run started from" in errors
+    assert [engine.is_closed for engine in started] == [True, True]

@@ -436,9 +436,10 @@ def test_a_plan_of_launched_processes_is_told_once_and_shares_out(capsys, monkey
     assert "(32 episodes + 32 being" in text
 
 
-def test_a_plan_shares_out_no_frozen_base_of_an_adapter(capsys, monkeypatch):
+@pytest.mark.parametrize("engine", ["FSDP", "DEEPSPEED"])
+def test_a_plan_shares_out_nothing_of_an_adapter(capsys, monkeypatch, engine):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
     text = planned(capsys, "--engine", "world", "--eval-every", 0, "--lora-rank", 4)
     assert "/ 4" not in text
     assert "whole copy" not in text

@@ -301,6 +301,19 @@ def test_failure_of_the_first_process_ends_those_that_hold_shards(tmp_path: Path
 
 
 @pytest.mark.parametrize("environ", [{}, SHARDED], ids=["whole", "sharded"])
+def test_bfloat16_learns_with_a_critic_as_in_one_process(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    """Whose head is in float32, beside a body in bfloat16."""
+    [[norm, loss, _]] = probe(tmp_path, "bfloat16", num=1)["bfloat16"]
+    first, other = probe(tmp_path, "bfloat16", num=2, **environ)["bfloat16"]
+    assert first == other
+    assert first[0] == pytest.approx(norm, rel=0.05)
+    assert first[1] == pytest.approx(loss, rel=0.05)
+    assert first[2]
+
+
+@pytest.mark.parametrize("environ", [{}, SHARDED], ids=["whole", "sharded"])
 def test_adapter_learns_as_in_one_process(tmp_path: Path, environ: dict[str, str]) -> None:
     """It is whole in each, also where a whole model would be sharded."""
     [[weights, rows, _]] = probe(tmp_path, "adapter", num=1)["adapter"]
@@ -378,6 +391,8 @@ def test_what_an_mpi_says_is_said_as_torchrun_would(environ: dict[str, str], wor
         ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "cpu", "--mixed_precision no, got 'bf16'"),
         ({"ACCELERATE_USE_FSDP": "true"}, "cpu", "--fsdp_version 2, got '1'"),
         (SHARDED | {"FSDP_OFFLOAD_PARAMS": "true"}, "cpu", "--fsdp_offload_params false"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "cpu", "without --use_megatron_lm"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "cpu", "without --use_parallelism_config"),
         ({}, "cuda:1", "`device` must be cpu or cuda for several processes, got 'cuda:1'"),
     ],
 )

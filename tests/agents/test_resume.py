@@ -230,6 +230,15 @@ def test_options_that_decide_no_number_may_change(unbroken: dict[str, Any], copy
     assert json.loads((copy / "config.json").read_text())["config"]["keep_checkpoints"] == 1
 
 
+def test_number_of_waves_may_change(unbroken: dict[str, Any], copy: Path) -> None:
+    """It is bounded by the questions of a process, and there may now be more processes."""
+    assert resume(copy, "--num-waves", "3") == 0
+    found = results(copy)["rows"]
+    assert len(found) == STEPS
+    for row, wanted in zip(found, unbroken["rows"], strict=True):
+        assert row == pytest.approx(wanted, rel=1e-4, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

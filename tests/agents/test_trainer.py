@@ -467,9 +467,13 @@ def test_loss_that_is_not_wanted_is_not_logged_under_another_name(make_policy, s
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"learning_rate": 0.0}, "`learning_rate` must be greater than 0, got 0.0"),
-        ({"temperature": 0.0}, "`temperature` must be greater than 0, got 0.0"),
-        ({"max_grad_norm": -1.0}, "`max_grad_norm` must be greater than 0, got -1.0"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be greater than 0 and finite, got 0.0"),
+        ({"learning_rate": math.inf}, "`learning_rate` must be greater than 0 and finite, got inf"),
+        ({"critic_learning_rate": math.inf}, "`critic_learning_rate` must be .* finite, got inf"),
+        ({"temperature": 0.0}, "`temperature` must be greater than 0 and finite, got 0.0"),
+        ({"temperature": math.inf}, "`temperature` must be greater than 0 and finite, got inf"),
+        ({"max_grad_norm": -1.0}, "`max_grad_norm` must be greater than 0 and finite, got -1.0"),
+        ({"max_grad_norm": math.inf}, "`max_grad_norm` must be greater than 0 and finite, got inf"),
         ({"num_minibatches": 0}, "`num_minibatches` must be at least 1, got 0"),
         ({"max_tokens_per_pass": 0}, "`max_tokens_per_pass` must be at least 1, got 0"),
         ({"max_new_tokens": 0}, "`max_new_tokens` must be at least 1, got 0"),

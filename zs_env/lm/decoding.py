@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from zs_env.lm.cache import RaggedCache
-from zs_env.lm.generator import FinishReason, SamplingParams
+from zs_env.lm.generator import FinishReason, LanguageModelError, SamplingParams
 from zs_env.lm.reading import Reader
 from zs_env.lm.sampling import sample
 from zs_env.random import uniforms
@@ -102,7 +102,11 @@ class Decoding:
         self._look_ahead()
 
     def run(self, *, keep: bool) -> None:
-        """Sample until every row has ended; then pack their caches away, if they are to be kept."""
+        """Sample until every row has ended; then pack their caches away, if they are to be kept.
+
+        Raises:
+            LanguageModelError: If the model gives logits that are no finite numbers.
+        """
         logits = self._read_prompts()
         for step in range(self._params.max_new_tokens):
             ids, logprobs = sample(logits, self._uniforms[step], self._params.temperature)
@@ -135,9 +139,19 @@ class Decoding:
         return logits[order]
 
     def _record(self, num_sampled: int) -> None:
-        """Hand the rows what was sampled for them, and let those end that have to."""
+        """Hand the rows what was sampled for them, and let those end that have to.
+
+        Raises:
+            LanguageModelError: If the model gave logits that are no finite numbers.
+        """
         ids = torch.stack([ids for ids, _ in self._unrecorded], 1).tolist()
-        logprobs = torch.stack([logprobs for _, logprobs in self._unrecorded], 1).tolist()
+        stacked = torch.stack([logprobs for _, logprobs in self._unrecorded], 1)
+        if stacked.isnan().any():
+            raise LanguageModelError(
+                "the language model gives logits that are no finite numbers: its weights are "
+                "damaged, or were trained at too high a learning rate"
+            )
+        logprobs = stacked.tolist()
         self._unrecorded.clear()
         for row, its_ids, its_logprobs in zip(self._rows, ids, logprobs, strict=True):
             if row.finish_reason is None:

@@ -17,7 +17,7 @@ _BLOCK: Final = 64
 def sample(
     logits: torch.Tensor, uniforms: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose one id a row.
+    """Choose one id a row; of a row whose logits are not finite, any id, with a NaN beside it.
 
     Args:
         logits: (B, V).
@@ -36,6 +36,8 @@ def sample(
         ids = _most_likely(_blocks(logits, -torch.inf))
     else:
         ids = _inverse_cdf(blocks, uniforms)
+    # Nothing is above NaN, which searching would pass.
+    ids = ids.clamp(max=logits.shape[-1] - 1)
     return ids, probabilities.gather(-1, ids[:, None])[:, 0].log()
 
 
@@ -58,7 +60,7 @@ def _inverse_cdf(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.T
     # In float64, where a uniform below 1 stays below 1.
     ends = probabilities.sum(-1).cumsum(-1, dtype=torch.float64)
     targets = uniforms.to(ends)[:, None] * ends[:, -1:]
-    block = torch.searchsorted(ends, targets, right=True)
+    block = torch.searchsorted(ends, targets, right=True).clamp_(max=ends.shape[-1] - 1)
     within = _chosen(probabilities, block[:, 0]).cumsum(-1, dtype=torch.float64)
     before = torch.where(block > 0, ends.gather(-1, block.sub(1).clamp_(min=0)), 0.0)
     # The block's sum was rounded another way: a target must not pass its last possible entry.

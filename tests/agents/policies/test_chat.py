@@ -10,8 +10,9 @@ import zs_env  # noqa: F401 - registers the environments
 from agents.audit import audit
 from agents.evaluate import evaluate
 from agents.policies.agent import PolicyAgent
-from agents.policies.causal_lm import POLICY_FILE, CausalLMPolicy
+from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.chat import end_of_turn, opening_ids
+from agents.policies.folders import POLICY_FILE
 from agents.policies.model_options import ModelOptions
 from agents.policies.opening import encode_opening
 from agents.rollout import collect
@@ -195,5 +196,5 @@ def test_a_saved_policy_begins_as_it_was_trained(make_model, chat_tokenizer, tmp
 def test_a_damaged_policy_file_is_named(make_model, chat_tokenizer, tmp_path):
     CausalLMPolicy(make_model("qwen2", len(chat_tokenizer)), chat_tokenizer).save(tmp_path)
     (tmp_path / POLICY_FILE).write_text(json.dumps([1]))
-    with pytest.raises(ValueError, match=r"policy\.json must tell `chat`"):
+    with pytest.raises(ValueError, match=r"policy\.json must be a JSON object"):
         CausalLMPolicy.load(tmp_path)

@@ -1,6 +1,7 @@
 """Policies of which only an adapter is trained."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -109,6 +110,11 @@ def test_targets_that_are_not_there_are_refused(folder, targets):
 def test_options_of_an_adapter_without_one_are_refused(option):
     with pytest.raises(ValueError, match=f"`{min(option)}` needs a `lora_rank` above 0"):
         ModelOptions(**option)
+
+
+def test_an_alpha_that_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="`lora_alpha` must be greater than 0 and finite, got inf"):
+        ModelOptions(lora_rank=2, lora_alpha=math.inf)
 
 
 def test_the_reference_is_the_same_model_with_the_adapter_off(folder, policy):
@@ -242,6 +248,18 @@ def test_a_frozen_model_in_bfloat16_has_an_adapter_in_float32(folder):
     assert {p.dtype for p in policy.parameters()} == {torch.float32}
     policy.score(BATCH).logprobs.sum().backward()
     assert all(p.grad.dtype == torch.float32 for p in policy.parameters())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_loaded_trainer_has_the_frozen_model_in_the_type_it_had(
+    folder, share_env, tmp_path, dtype
+):
+    policy = CausalLMPolicy.load(folder, options=ModelOptions(lora_rank=4, dtype=dtype))
+    make_trainer(policy, share_env).save(tmp_path / "saved")
+    loaded = Trainer.load(tmp_path / "saved", share_env).policy
+    assert loaded.model.dtype == policy.model.dtype
+    assert loaded.chat == policy.chat
+    assert torch.equal(loaded.score(BATCH).logprobs, policy.score(BATCH).logprobs)
 
 
 def test_an_adapter_of_a_shipped_policy_learns_on_miniwiki():

@@ -1,5 +1,7 @@
 """One uniform number a token, turned into an id."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -144,3 +146,15 @@ def test_chosen_token_is_possible_wherever_the_only_ones_lie(vocab_size, seed, u
     ids, logprobs = sample(logits, torch.tensor([uniform], dtype=torch.float64), 1.0)
     assert ids.item() in possible.tolist()
     assert torch.isfinite(logprobs).all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("size", [3, 64, 200])
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_rows_that_are_no_numbers_are_told_by_their_logprob(temperature, size, broken):
+    """And disturb no other row."""
+    logits = torch.zeros(3, size)
+    logits[1] = broken
+    ids, logprobs = sample(logits, torch.tensor([0.0, 0.99, 0.5]), temperature)
+    assert 0 <= int(ids.min()) <= int(ids.max()) < size
+    assert logprobs.isnan().tolist() == [False, True, False]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from zs_env.lm.decoding import Decoding
-from zs_env.lm.generator import FinishReason, SamplingParams
+from zs_env.lm.generator import FinishReason, LanguageModelError, SamplingParams
 from zs_env.lm.transformers import TransformersLM
 
 PROMPTS = [
@@ -596,3 +596,13 @@ def test_bad_sampling_parameter_is_refused(arguments, message):
 def test_bad_batch_size_is_refused(model, tiny_tokenizer):
     with pytest.raises(ValueError, match="`max_batch_size` must be at least 1, got 0"):
         TransformersLM(model, tiny_tokenizer, 0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_weights_that_are_no_numbers_are_told(make_tiny_model, tiny_tokenizer, temperature):
+    model = make_tiny_model("qwen2", torch.float32)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(torch.nan)
+    broken = TransformersLM(model, tiny_tokenizer)
+    with pytest.raises(LanguageModelError, match="logits that are no finite numbers"):
+        generate(broken, [broken.encode(PROMPTS[0])], temperature=temperature, max_new_tokens=3)
