@@ -237,10 +237,13 @@ class Trainer:
             The trainer itself.
 
         Raises:
-            ValueError: If `num_updates` is below 1, or missing where nothing was begun.
+            ValueError: If `num_updates` is below 1, or missing where nothing was begun; or if the
+                algorithm compares episodes of a group, and the environment's are single ones.
             NonFiniteLossError: If the loss is no number.
             PeerError: If another process failed.
         """
+        if "group_size" in self.env.metadata:
+            self.algorithm.check_group_size(self.env.metadata["group_size"])
         self._plan(num_updates)
         self._check_plan()
         callbacks = _called_here(make_callback(callback), self.processes)

@@ -133,6 +133,24 @@ class Algorithm(ABC):
         """What the learner has to provide."""
         return frozenset()
 
+    @property
+    def compares_groups(self) -> bool:
+        """Whether an episode counts by its group: one that is a group alone teaches nothing."""
+        return False
+
+    def check_group_size(self, size: int) -> None:
+        """Check that anything can be learned from groups of so many episodes.
+
+        Raises:
+            ValueError: If not.
+        """
+        if self.compares_groups and size < 2:
+            name = type(self).__name__
+            raise ValueError(
+                f"`group_size` must be at least 2 for {name}, which compares the episodes of a "
+                f"group, got {size!r}"
+            )
+
     def keep_group(self, rewards: Sequence[float]) -> bool:
         """Return whether a group of episodes with these rewards is worth learning from."""
         return True

@@ -55,6 +55,11 @@ class DAPO(Penalised):
         penalty = (over / self.soft_tokens).clamp(0, 1)
         return batch.add_rewards(-penalty[:, None] * batch.last_actions)
 
+    @property
+    def compares_groups(self) -> bool:
+        """Episodes are compared with the others of their group."""
+        return True
+
     def targets(self, batch: Batch) -> Targets:
         """Return advantages, and weights that give every token the same say."""
         mask = batch.action_mask

@@ -30,6 +30,11 @@ class DrGRPO(Penalised):
         check_not_negative(clip_range=self.clip_range)
         check_count(1, token_budget=self.token_budget)
 
+    @property
+    def compares_groups(self) -> bool:
+        """Episodes are compared with the others of their group."""
+        return True
+
     def targets(self, batch: Batch) -> Targets:
         """Return advantages, and the same weight for every token of every batch."""
         mask = batch.action_mask.float()

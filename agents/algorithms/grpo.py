@@ -31,6 +31,11 @@ class GRPO(Penalised):
         super().__post_init__()
         check_not_negative(clip_range=self.clip_range)
 
+    @property
+    def compares_groups(self) -> bool:
+        """Episodes are compared with the others of their group."""
+        return True
+
     def targets(self, batch: Batch) -> Targets:
         """Return advantages, and weights that give every episode the same say."""
         mask = batch.action_mask

@@ -38,6 +38,11 @@ class REINFORCEpp(Penalised):
         check_not_negative(clip_range=self.clip_range)
         check_share(gamma=self.gamma)
 
+    @property
+    def compares_groups(self) -> bool:
+        """Whether the mean of the group is the baseline."""
+        return self.group_baseline
+
     def targets(self, batch: Batch) -> Targets:
         """Return whitened returns-to-go, and weights that give every token the same say."""
         mask = batch.action_mask

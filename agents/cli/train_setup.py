@@ -125,7 +125,9 @@ def chosen_algorithm(config: Train) -> Algorithm:
     from agents.algorithms.registry import make_algorithm
 
     overrides = {name: getattr(config, name) for name in ("kl_coef", "clip_range")}
-    return make_algorithm(config.algorithm, overrides)
+    algorithm = make_algorithm(config.algorithm, overrides)
+    algorithm.check_group_size(config.group_size)
+    return algorithm
 
 
 def load_start_policy(config: Train, options: ModelOptions, device: str) -> CausalLMPolicy:

@@ -246,6 +246,7 @@ def test_loss_that_is_not_finite_leaves_its_batch(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ("--group-size 1", "`group_size` must be at least 2 for GRPO, which compares"),
         ("--log-formats excel", "`log_formats` must be among json, csv, "),
         ("--device warp", "`device` must be one that is there, got 'warp'"),
         ("--keep-checkpoints 0", "`keep_checkpoints` must be at least 1, got 0"),

@@ -10,6 +10,7 @@ import torch
 from agents.algorithms.algorithm import Loss
 from agents.algorithms.grpo import GRPO
 from agents.algorithms.registry import make_algorithm
+from agents.algorithms.reinforce import REINFORCE
 from agents.batch import Batch
 from agents.checkpoint import CheckpointError, write_checkpoint
 from agents.evaluate import evaluate
@@ -355,6 +356,16 @@ def test_checkpoint_of_another_policy_is_refused(make_policy, share_env):
     other = make_trainer(make_policy(hidden_size=48), share_env)
     with pytest.raises(ValueError, match="must hold the tensors of 'policy'"):
         make_trainer(make_policy(), share_env).restore(other.checkpoint())
+
+
+def test_groups_of_one_are_refused_where_the_algorithm_compares(make_policy):
+    env = gym.make_vec("ZeroSearch-v0", num_envs=2, engine="world", autoreset_mode="Disabled")
+    with pytest.raises(ValueError, match=r"`group_size` must be at least 2 for GRPO, .*got 1"):
+        Trainer(make_policy(), env).learn(1)
+    trainer = Trainer(make_policy(), env, REINFORCE(kl_coef=0.0))
+    trainer.learn(1)
+    assert trainer.num_updates_done == 1
+    env.close()
 
 
 def test_queries_that_nobody_reads_are_not_counted():

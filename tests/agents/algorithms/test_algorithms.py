@@ -90,6 +90,20 @@ def test_padding_width_changes_no_target(spec, rows, width):
         torch.testing.assert_close(two, one)
 
 
+@pytest.mark.parametrize("spec", [*SPECS, "reinforce-pp?group_baseline=true"])
+def test_those_that_compare_groups_learn_nothing_from_groups_of_one(spec):
+    algorithm = make_algorithm(spec, {"kl_coef": 0.0})
+    rows = [(parts, group, reward) for group, (parts, _, reward) in enumerate(ROWS)]
+    targets = targets_of(algorithm, build(rows))
+    assert (not targets.useful.numel()) == algorithm.compares_groups
+    if algorithm.compares_groups:
+        with pytest.raises(ValueError, match=r"`group_size` must be at least 2 for \w+, which"):
+            algorithm.check_group_size(1)
+    else:
+        algorithm.check_group_size(1)
+    algorithm.check_group_size(2)
+
+
 def gradients(algorithm, batch, look, logprobs):
     """Return the gradient of the loss by each log-probability."""
     leaf = logprobs.clone().requires_grad_()
