@@ -277,7 +277,12 @@ def join(device: str = "cpu", environ: Mapping[str, str] = os.environ) -> Proces
     """
     by_mpi = _said_by_mpi(environ)
     environ = {**environ, **by_mpi}
-    _check_launch(environ)
+    check_launch(environ)
+    if _sharing(environ) is Sharing.DEEPSPEED:
+        from agents.zero import read_config
+
+        os.environ.setdefault("DS_ACCELERATOR", device.partition(":")[0])
+        read_config()
     launch = read_launch(environ)
     if launch.size == 1:
         return ALONE
@@ -288,11 +293,6 @@ def join(device: str = "cpu", environ: Mapping[str, str] = os.environ) -> Proces
     except ImportError as error:
         raise ImportError(f"several processes need accelerate: {EXTRA}") from error
     os.environ.update(by_mpi)  # where PyTorch and accelerate look
-    if launch.sharing is Sharing.DEEPSPEED:
-        from agents.zero import read_config
-
-        os.environ.setdefault("DS_ACCELERATOR", device)
-        read_config()
     on_cpu = device == "cpu"
     # Without a word accelerate would take MPI, where PyTorch has it, and only on CPUs.
     state = PartialState(cpu=on_cpu, **({"backend": "gloo"} if on_cpu else {}))
@@ -327,8 +327,8 @@ def _said_by_mpi(environ: Mapping[str, str]) -> dict[str, str]:
     return said | {name: environ.get(name, value) for name, value in meeting.items()}
 
 
-def _check_launch(environ: Mapping[str, str]) -> None:
-    """Check that training does what the launcher was configured for.
+def check_launch(environ: Mapping[str, str] = os.environ) -> None:
+    """Check that training does what accelerate was told, DeepSpeed's configuration aside.
 
     Raises:
         ValueError: If it cannot.

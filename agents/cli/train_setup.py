@@ -235,10 +235,11 @@ def show_plan(config: Train, console: Console) -> None:
         FileNotFoundError: If there is no configuration of a model where one should be.
     """
     from agents.cli.plan import make_plan, print_plan
-    from agents.distributed import read_launch
+    from agents.distributed import check_launch, read_launch
 
     _check(config)
     check_device_name(config.device)
+    check_launch()
     plan = make_plan(config)
     if read_launch().rank == 0:  # a launcher starts the same command several times
         print_plan(plan, console)

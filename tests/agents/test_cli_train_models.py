@@ -422,6 +422,7 @@ def planned(capsys, *options):
 def test_a_plan_of_launched_processes_is_told_once_and_shares_out(capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
     num = f"{Weights.read(model_folder('base')).num_parameters:,}"
     text = planned(capsys, "--engine", "world", "--eval-every", 0)
     assert f"{num} × 2 × 4 / 4" in text
@@ -440,6 +441,7 @@ def test_a_plan_of_launched_processes_is_told_once_and_shares_out(capsys, monkey
 def test_a_plan_shares_out_nothing_of_an_adapter(capsys, monkeypatch, engine):
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
     text = planned(capsys, "--engine", "world", "--eval-every", 0, "--lora-rank", 4)
     assert "/ 4" not in text
     assert "whole copy" not in text
@@ -455,6 +457,12 @@ def test_a_plan_shares_out_moments_with_deepspeed(capsys, monkeypatch):
     assert f"{num} × 2 × 4 / 4" in text
     assert "× (2 + 2 / 4)" in text
     assert "whole copy" not in text
+
+
+def test_a_plan_refuses_what_training_would(capsys, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert main(["train", "--dry-run", "--engine", "world"]) == 2
+    assert "--mixed_precision no, got 'bf16'" in capsys.readouterr().err
 
 
 def test_a_plan_counts_processes_that_mpi_started(capsys, monkeypatch):

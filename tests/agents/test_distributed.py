@@ -427,6 +427,18 @@ def test_deepspeed_that_training_cannot_follow_is_refused(
         followed(config)
 
 
+@needs_deepspeed
+@pytest.mark.parametrize("num", [1, 2])
+def test_deepspeed_is_refused_before_processes_meet_or_one_is_alone(
+    monkeypatch: pytest.MonkeyPatch, num: int
+) -> None:
+    said = ZERO | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3", "WORLD_SIZE": str(num)}
+    for name, value in {"DS_ACCELERATOR": "cpu", **said}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="of DeepSpeed must be 1 or 2, got 3"):
+        join()
+
+
 def test_deepspeed_is_followed_where_nothing_else_is_said() -> None:
     zero = {"stage": 2, "reduce_scatter": False, "reduce_bucket_size": 10}
     idle = {"offload_optimizer": {"device": "none"}, "round_robin_gradients": False}
