@@ -33,8 +33,11 @@ def _text_spec(id: str, **kwargs: Any) -> EnvironmentSpec:
 
 
 def _preset(name: str, questions: str, split: str = "train") -> EnvironmentSpec:
-    """Return the spec of a public data set, with the settings of the paper."""
-    paper = {"prompt": "zerosearch", "top_k": 5, "max_turns": 5}
+    """Return the spec of a public data set, with the settings of the paper.
+
+    Its five turns are rounds of search, after which its code asks once more, for an answer.
+    """
+    paper = {"prompt": "zerosearch", "top_k": 5, "max_turns": 6}
     return _text_spec(f"ZeroSearch-{name}-v0", questions=questions, split=split, **paper)
 
 

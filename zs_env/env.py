@@ -186,10 +186,11 @@ class ZeroSearchEnv(gym.Env[str, str]):
     back there, in this environment or in another one built alike: for tree search, and for tests.
 
     The presets `ZeroSearch-NQ-v0`, `-TriviaQA-`, `-PopQA-`, `-HotpotQA-`, `-2Wiki-`, `-MuSiQue-`
-    and `-Bamboogle-v0` differ in `questions`, and all have `top_k` 5, `max_turns` 5 and the
-    prompt "zerosearch". PopQA and Bamboogle are test sets only, so `split` is "test" there. The
-    tiny simulator that ships with the package knows MiniWiki and nothing else: with a preset give
-    an `engine` that knows the world.
+    and `-Bamboogle-v0` differ in `questions`, and all have `top_k` 5, the prompt "zerosearch" and
+    `max_turns` 6: five searches and an answer, which is what the paper's code plays when it is
+    told five turns. PopQA and Bamboogle are test sets only, so `split` is "test" there. The tiny
+    simulator that ships with the package knows MiniWiki and nothing else: with a preset give an
+    `engine` that knows the world.
 
     ## Version History
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gymnasium.vector import VectorEnv, VectorWrapper
 
@@ -16,6 +16,11 @@ from agents.audit.case import Case, differing
 from agents.audit.report import Check, Violation
 from agents.policies.opening import encode_opening
 from zs_env.lm.generator import Completion, SamplingParams, TokenGenerator, TokenSession
+
+if TYPE_CHECKING:
+    _VectorWrapper = VectorWrapper[Any, Any, Any, Any, Any]
+else:
+    _VectorWrapper = VectorWrapper  # no generic class before Gymnasium 1.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,7 @@ class _WitnessedSession:
             self._witness.exchanges[row] = []
 
 
-class _WitnessedEnvironment(VectorWrapper[Any, Any, Any, Any, Any]):
+class _WitnessedEnvironment(_VectorWrapper):
     def __init__(self, env: VectorEnv[Any, Any, Any], witness: Witness) -> None:
         super().__init__(env)
         self._witness = witness

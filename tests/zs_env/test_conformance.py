@@ -90,7 +90,7 @@ def test_presets_hold_the_papers_settings(env_id):
     if env_id == "ZeroSearch-v0":
         assert (rules.top_k, rules.max_turns) == (3, 6)
     else:
-        assert (rules.top_k, rules.max_turns) == (5, 5)
+        assert (rules.top_k, rules.max_turns) == (5, 6)
         assert "<information>" in rules.prompt
 
 
