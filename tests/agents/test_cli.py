@@ -44,7 +44,7 @@ MISTAKES = {
     "train --algorithm foo": "`algorithm` must be one of .*grpo.* got 'foo'",
     "train --env-id Foo-v0 --engine world": "Foo",
     "train --noise-end 1.5": r"`noise_end` must be a probability in \[0, 1\], got 1.5",
-    "train --learning-rate 0": "`learning_rate` must be greater than 0, got 0.0",
+    "train --learning-rate 0": "`learning_rate` must be greater than 0 and finite, got 0.0",
     "train --eval-every -1": "`eval_every` must be at least 0, got -1",
     "train --policy {tmp} --engine world": "`policy` must name a shipped model or a folder",
     "train --engine google": "`engine` must be simulator, .*module:attribute, got 'google'",

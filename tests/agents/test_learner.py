@@ -358,7 +358,10 @@ def test_algorithm_of_ones_own_needs_targets_and_a_loss_only(make_policy):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"critic_learning_rate": 0}, "`critic_learning_rate` must be greater than 0, got 0"),
+        (
+            {"critic_learning_rate": 0},
+            "`critic_learning_rate` must be greater than 0 and finite, got 0",
+        ),
         ({"target_kl": 0.0}, "`target_kl` must be greater than 0, got 0.0"),
         ({"last_rate_share": 1.5}, r"`last_rate_share` must be in \[0, 1\], got 1.5"),
         ({"num_warmup_updates": -1}, "`num_warmup_updates` must be at least 0, got -1"),
