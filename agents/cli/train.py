@@ -199,6 +199,11 @@ class Train:
         """Whether the engine is loaded at all, and not only what was recorded of it."""
         return not self.cache or self.cache_mode != "replay-strict"
 
+    @property
+    def asked_engine(self) -> str:
+        """The engine's name; empty if it is not loaded."""
+        return self.engine if self.loads_engine else ""
+
     def saved(self) -> Train:
         """Return the options of the run to be resumed.
 
@@ -230,13 +235,15 @@ class Train:
 
     def _run(self, run: RunRecord | None, config: Train, processes: Processes) -> None:
         from agents.cli.display import say
-        from agents.cli.train_resume import restore
+        from agents.cli.train_resume import check_data, restore
         from agents.cli.train_run import execute
         from agents.cli.train_setup import closed_on_failure, prepare
 
         console = Console(quiet=not processes.is_first)
         with usage_errors():
             threads = use_threads(config.threads)
+            if run is not None:
+                check_data(config, run)
             setup = prepare(config, processes)
             if run is not None:
                 with closed_on_failure(setup.trainer.sampler):

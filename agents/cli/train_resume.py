@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from agents.cli.data_digests import check_same_data, data_digests
 from agents.cli.provenance import provenance
 from agents.cli.train import Train
 from agents.cli.train_folder import CONFIG_FILE, is_run
@@ -76,6 +77,18 @@ def resumed(given: Train, run: RunRecord) -> Train:
     return replace(given, resume="", recipe="")
 
 
+def check_data(config: Train, run: RunRecord) -> None:
+    """Check, before anything is loaded, that a run's questions and engine are what they were.
+
+    Of a run that an older version started, nothing is known.
+
+    Raises:
+        ValueError: If a file has changed.
+        OSError: If one cannot be read.
+    """
+    check_same_data(run.description, data_digests(config.questions, config.asked_engine))
+
+
 def restore(config: Train, run: RunRecord, setup: Setup, console: Console) -> Setup:
     """Take training to the last checkpoint of a run, if it has one.
 
@@ -98,6 +111,7 @@ def restore(config: Train, run: RunRecord, setup: Setup, console: Console) -> Se
         )
     for name, old, new in differences(run.description, provenance()):
         warn(f"{name} was {old} and is {new}: numbers may differ")
+    setup = replace(setup, former=run.description)
     checkpoint = newest_checkpoint(config.out_dir / CHECKPOINTS_FOLDER, warn)
     if checkpoint is None:
         return setup

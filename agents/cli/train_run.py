@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 
 from agents.cli.checks import CommandError
+from agents.cli.data_digests import data_digests, joined
 from agents.cli.files import write_json
 from agents.cli.provenance import provenance
 from agents.cli.train import Train
@@ -117,6 +118,7 @@ def describe(config: Train, setup: Setup, threads: int) -> dict[str, Any]:
         "config": options,
         "algorithm": describe(setup.trainer.algorithm),
         "start_weights_sha256": setup.weights_checksum,
+        **joined(setup.former, data_digests(config.questions, config.asked_engine)),
         "num_processes": setup.trainer.processes.size,
         **provenance(),
     }
