@@ -59,6 +59,19 @@ class Setup:
     former: Mapping[str, Any] = field(default_factory=dict)
     resumed_from: Checkpoint | None = None
 
+    def engine_label(self, engine: str) -> str:
+        """Return what the run's numbers call its engine: its name when the run began.
+
+        Its server may have moved since, and the rows of metrics.jsonl must go together.
+
+        Args:
+            engine: What it is called now.
+        """
+        if not self.former:
+            return engine
+        label: str = self.former.get("engine_label", self.former["config"]["engine"])
+        return label
+
 
 def prepare(config: Train, processes: Processes | None = None) -> Setup:
     """Check every option and load what they name.
