@@ -169,3 +169,16 @@ def test_evaluation_tells_its_files() -> None:
     assert main(["evaluate", *options, *files]) == 0
     result = json.loads(Path("result.json").read_text())
     assert data_digests("q.jsonl", "bm25:corpus.jsonl").items() <= result.items()
+
+
+@pytest.mark.parametrize("engine", ["simulator:some/sim", "dense:corpus.jsonl?model=some/sim"])
+def test_model_of_the_hub_is_told_by_its_commit(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, commit = tmp_path / "models--some--sim", "a" * 40
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text(commit)
+    (home / "snapshots").mkdir()
+    shutil.copytree(model_folder("simulator-tiny"), home / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert data_digests("miniwiki", engine)["engine_sha256"]["some/sim"] == commit
