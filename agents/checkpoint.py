@@ -162,6 +162,11 @@ def newest_checkpoint(
     return None
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether there is any checkpoint in a folder, be it whole or damaged."""
+    return bool(_numbered(folder))
+
+
 def _numbered(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, the newest first."""
     found = folder.iterdir() if folder.is_dir() else ()

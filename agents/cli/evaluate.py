@@ -10,6 +10,7 @@ from rich.console import Console
 from tyro.conf import arg
 
 from agents.cli.checks import check_at_least, check_file, usage_errors
+from agents.cli.data_digests import data_digests
 from agents.cli.files import write_json, write_json_lines
 from agents.cli.options import (
     CacheFile,
@@ -190,9 +191,11 @@ def describe(
 ) -> dict[str, Any]:
     """Return the results, and all that decides them, as JSON values."""
     options = asdict(config) | {"threads": threads}
+    is_asked = not config.cache or config.cache_mode != "replay-strict"
     return {
         **evaluation.summary(),
         "config": {k: v for k, v in options.items() if k not in ("json", "episodes")},
         "weights_sha256": setup.weights_checksum,
+        **data_digests(config.questions, config.engine if is_asked else ""),
         **provenance(),
     }

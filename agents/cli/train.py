@@ -125,8 +125,8 @@ class Train:
             metavar="DIR",
             help="Go on with the run in this folder, which knows its options. Given again, they "
             "must be the same, but for those that decide no number: --policy (its weights must "
-            "be the same), --policy-url, --cache, --cache-mode, --log-formats, --num-waves, "
-            "--keep-checkpoints and --checkpoint-every.",
+            "be the same), --policy-url, hosts and ports in --engine, --cache, --cache-mode, "
+            "--log-formats, --num-waves, --keep-checkpoints and --checkpoint-every.",
         ),
     ] = ""
     recipe: Annotated[
@@ -199,6 +199,11 @@ class Train:
         """Whether the engine is loaded at all, and not only what was recorded of it."""
         return not self.cache or self.cache_mode != "replay-strict"
 
+    @property
+    def asked_engine(self) -> str:
+        """The engine's name; empty if it is not loaded."""
+        return self.engine if self.loads_engine else ""
+
     def saved(self) -> Train:
         """Return the options of the run to be resumed.
 
@@ -222,7 +227,7 @@ class Train:
             return
         with usage_errors():
             run = read_run(Path(self.resume)) if self.resume else None
-            given = with_simulator(self)
+            given = with_simulator(self, run.config.engine if run else DEFAULT_ENGINE)
             config = given if run is None else resumed(given, run)
             processes = join(config.device)
         with processes:
@@ -230,13 +235,15 @@ class Train:
 
     def _run(self, run: RunRecord | None, config: Train, processes: Processes) -> None:
         from agents.cli.display import say
-        from agents.cli.train_resume import restore
+        from agents.cli.train_resume import check_data, restore
         from agents.cli.train_run import execute
         from agents.cli.train_setup import closed_on_failure, prepare
 
         console = Console(quiet=not processes.is_first)
         with usage_errors():
             threads = use_threads(config.threads)
+            if run is not None:
+                check_data(config, run)
             setup = prepare(config, processes)
             if run is not None:
                 with closed_on_failure(setup.trainer.sampler):
@@ -263,10 +270,14 @@ def warnings_of(config: Train) -> Iterator[str]:
         )
 
 
-def with_simulator(config: Train) -> Train:
+def with_simulator(config: Train, former: str = DEFAULT_ENGINE) -> Train:
     """Return the options with the engine that `--simulator-model` stands for.
 
     The engine `simulator`, which is the default, may stand beside it: the model says which one.
+
+    Args:
+        config: The options.
+        former: The engine of the run to be resumed, which is there if none is given anew.
 
     Raises:
         ValueError: If another engine is named, too.
@@ -274,7 +285,7 @@ def with_simulator(config: Train) -> Train:
     if not config.simulator_model:
         return config
     engine = simulator_engine(config.simulator_model)
-    if config.engine not in (DEFAULT_ENGINE, engine):
+    if config.engine not in (DEFAULT_ENGINE, former, engine):
         shown = without_userinfo(repr(config.engine))
         raise ValueError(f"`engine` must be simulator beside `simulator_model`, got {shown}")
     return replace(config, engine=engine, simulator_model="")

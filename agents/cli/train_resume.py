@@ -7,13 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
+from agents.cli.data_digests import check_same_data, data_digests
 from agents.cli.provenance import provenance
 from agents.cli.train import Train
 from agents.cli.train_folder import CONFIG_FILE, is_run
 from agents.cli.train_setup import Setup
+from zs_env.search.names import Place, read_place
 
 HARMLESS: Final = frozenset(
     "resume policy policy_url cache cache_mode log_formats keep_checkpoints "
@@ -69,11 +72,54 @@ def resumed(given: Train, run: RunRecord) -> Train:
     """
     for name in (field.name for field in fields(Train)):
         new, old = getattr(given, name), getattr(run.config, name)
-        if new != old and name not in HARMLESS:
-            raise ValueError(
-                f"`{name}` must be {old!r}, as in the run that `resume` names, got {new!r}"
-            )
+        if new == old or name in HARMLESS or (name == "engine" and only_moved(old, new)):
+            continue
+        raise ValueError(
+            f"`{name}` must be {old!r}, as in the run that `resume` names, got {new!r}"
+        )
     return replace(given, resume="", recipe="")
+
+
+def only_moved(old: str, new: str) -> bool:
+    """Return whether two names of engines differ in nothing but the hosts and ports of servers.
+
+    Raises:
+        ValueError: If a URL in one cannot be one.
+
+    Example:
+        >>> old = "retriever:http://node-7:8000/retrieve?contract=gem"
+        >>> only_moved(old, "retriever:http://node-9:8080/retrieve?contract=gem")
+        True
+        >>> only_moved(old, "retriever:http://node-9:8080/retrieve")
+        False
+    """
+    (scheme, place), (new_scheme, new_place) = _scheme_and_place(old), _scheme_and_place(new)
+    if scheme != new_scheme or not place.urls or not new_place.urls:
+        return False
+    return replace(place, urls=_paths(place)) == replace(new_place, urls=_paths(new_place))
+
+
+def _scheme_and_place(engine: str) -> tuple[str, Place]:
+    scheme, _, rest = engine.partition(":")
+    return scheme, read_place(rest) if rest.startswith(("http://", "https://")) else Place()
+
+
+def _paths(place: Place) -> tuple[str, ...]:
+    """Return what is left of URLs without hosts and ports; several servers are all alike."""
+    parts = map(urlsplit, place.urls)
+    return tuple(sorted({f"{part.scheme}:{part.path}" for part in parts}))
+
+
+def check_data(config: Train, run: RunRecord) -> None:
+    """Check, before anything is loaded, that a run's questions and engine are what they were.
+
+    Of a run that an older version started, nothing is known.
+
+    Raises:
+        ValueError: If a file has changed.
+        OSError: If one cannot be read.
+    """
+    check_same_data(run.description, data_digests(config.questions, config.asked_engine))
 
 
 def restore(config: Train, run: RunRecord, setup: Setup, console: Console) -> Setup:
@@ -98,6 +144,7 @@ def restore(config: Train, run: RunRecord, setup: Setup, console: Console) -> Se
         )
     for name, old, new in differences(run.description, provenance()):
         warn(f"{name} was {old} and is {new}: numbers may differ")
+    setup = replace(setup, former=run.description)
     checkpoint = newest_checkpoint(config.out_dir / CHECKPOINTS_FOLDER, warn)
     if checkpoint is None:
         return setup

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 
 from agents.cli.checks import CommandError
+from agents.cli.data_digests import data_digests, joined
 from agents.cli.files import write_json
 from agents.cli.provenance import provenance
 from agents.cli.train import Train
@@ -61,8 +62,7 @@ def execute(config: Train, setup: Setup, console: Console, threads: int) -> bool
         return True
     say(
         console,
-        f"stopped after update {trainer.num_updates_done} of {config.steps}; go on with: "
-        f"zerosearch train --resume {shlex.quote(str(out))}",
+        f"stopped after update {trainer.num_updates_done} of {config.steps}; {how_to_go_on(out)}",
     )
     if stop.received is signal.SIGINT:
         raise KeyboardInterrupt
@@ -77,6 +77,7 @@ def learn(config: Train, setup: Setup, console: Console, stop: Callback) -> None
     from agents.learner import NonFiniteLossError
     from agents.metrics import Logger
     from zs_env.lm.generator import LanguageModelError
+    from zs_env.search.engine import SearchEngineError
 
     trainer = setup.trainer
     with ExitStack() as stack:
@@ -84,16 +85,38 @@ def learn(config: Train, setup: Setup, console: Console, stop: Callback) -> None
         if trainer.processes.is_first:
             first = trainer.num_updates_done + 1 if trainer.num_updates_done else 0
             logger = stack.enter_context(Logger(config.out_dir, log_formats(config), first))
-            progress = stack.enter_context(ProgressCallback(console, config.steps, config.engine))
+            label = setup.engine_label(config.engine)
+            progress = stack.enter_context(ProgressCallback(console, config.steps, label))
             callbacks = [*_callbacks(config, setup, logger), progress, stop]
         try:
             trainer.learn(None if trainer.num_updates_done else config.steps, callbacks)
         except NonFiniteLossError as error:
             raise CommandError(save_failed(config.out_dir, trainer, error)) from error
-        except (AuditError, PeerError, LanguageModelError) as error:
+        except (SearchEngineError, LanguageModelError) as error:
+            raise CommandError(lost(config.out_dir, error)) from error
+        except (AuditError, PeerError) as error:
             raise CommandError(str(error)) from error
         except torch_out_of_memory() as error:
             raise CommandError(out_of_memory(config, error)) from error
+
+
+def how_to_go_on(out: Path) -> str:
+    """Return what to type for the rest of a run."""
+    return f"go on with: zerosearch train --resume {shlex.quote(str(out))}"
+
+
+def lost(out: Path, error: Exception) -> str:
+    """Return the line that tells of a server that was lost, and of the checkpoint if there is one.
+
+    Args:
+        out: The run's folder.
+        error: Why training could not go on.
+    """
+    from agents.callbacks import CHECKPOINTS_FOLDER
+    from agents.checkpoint import has_checkpoint
+
+    is_saved = has_checkpoint(out / CHECKPOINTS_FOLDER)
+    return f"{error}; {how_to_go_on(out)}" if is_saved else str(error)
 
 
 def save_failed(out: Path, trainer: Trainer, error: NonFiniteLossError) -> str:
@@ -117,6 +140,8 @@ def describe(config: Train, setup: Setup, threads: int) -> dict[str, Any]:
         "config": options,
         "algorithm": describe(setup.trainer.algorithm),
         "start_weights_sha256": setup.weights_checksum,
+        **joined(setup.former, data_digests(config.questions, config.asked_engine)),
+        "engine_label": setup.engine_label(config.engine),
         "num_processes": setup.trainer.processes.size,
         **provenance(),
     }
@@ -136,7 +161,7 @@ def _callbacks(config: Train, setup: Setup, logger: Logger) -> list[Callback]:
     return [
         AuditCallback(audit_tolerance(setup.policy)),
         EvaluateCallback(
-            config.engine,
+            setup.engine_label(config.engine),
             lambda policy: _evaluate(config, setup, policy),
             every=config.eval_every,
         ),
@@ -169,7 +194,7 @@ def _checkpoints(config: Train, setup: Setup) -> Callback:
         config.out_dir,
         every=config.checkpoint_every,
         keep=config.keep_checkpoints,
-        best_key=f"eval/{config.engine}/exact_match",
+        best_key=f"eval/{setup.engine_label(config.engine)}/exact_match",
         best=Best(**best) if best else None,
     )
 

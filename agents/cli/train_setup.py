@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ class Setup:
         trainer: What trains it.
         eval_questions: What evaluations ask.
         weights_checksum: SHA-256 of the start weights.
+        former: What the folder of a resumed run told of it; empty for a new one.
         resumed_from: The checkpoint that a resumed run goes on from, if there is one.
     """
 
@@ -55,7 +56,21 @@ class Setup:
     trainer: Trainer
     eval_questions: tuple[Question, ...]
     weights_checksum: str
+    former: Mapping[str, Any] = field(default_factory=dict)
     resumed_from: Checkpoint | None = None
+
+    def engine_label(self, engine: str) -> str:
+        """Return what the run's numbers call its engine: its name when the run began.
+
+        Its server may have moved since, and the rows of metrics.jsonl must go together.
+
+        Args:
+            engine: What it is called now.
+        """
+        if not self.former:
+            return engine
+        label: str = self.former.get("engine_label", self.former["config"]["engine"])
+        return label
 
 
 def prepare(config: Train, processes: Processes | None = None) -> Setup:
