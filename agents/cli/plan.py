@@ -145,8 +145,9 @@ def make_workload(config: Train, tokens: Tokens, shape: ModelShape) -> Workload:
     """Return how a model is trained by each of the processes that were launched, if any were."""
     import torch
 
-    from agents.cli.train_setup import chosen_algorithm
+    from agents.cli.train_setup import chosen_algorithm, evaluated_together, played_together
     from agents.distributed import Sharing, read_launch
+    from agents.samplers.names import OWN, read_sampler_name
 
     needs, options = chosen_algorithm(config).needs, _options(config)
     kind, dtype = (
@@ -155,12 +156,17 @@ def make_workload(config: Train, tokens: Tokens, shape: ModelShape) -> Workload:
     )
     launch = read_launch()
     sharing = Sharing.NOTHING if config.lora_rank else launch.sharing
-    num_episodes = _played_together(config, launch.size)
+    samples = read_sampler_name(config.policy_engine, config.policy_url).kind == OWN
+    played, evaluated = (
+        most(config, launch.size) for most in (played_together, evaluated_together)
+    )
+    num_episodes = max(played, evaluated) if samples else evaluated
     return Workload(
         weight_bytes=_BYTES[dtype],
         needs_reference=bool(needs & {"reference_in_targets", "reference_in_loss"}),
         needs_critic="critic" in needs,
         num_episodes=num_episodes,
+        only_evaluates=not samples and evaluated > 0,
         rollout_batch_size=config.rollout_batch_size,
         tokens_read=_read_at_once(
             shape,
@@ -176,21 +182,9 @@ def make_workload(config: Train, tokens: Tokens, shape: ModelShape) -> Workload:
         steps_at_once=kind != "cpu",
         num_shards=launch.size if sharing is Sharing.FSDP else 1,
         num_zero_shards=launch.size if sharing is Sharing.DEEPSPEED else 1,
-        writer=make_writer(config, num_episodes) if config.loads_engine else None,
+        writer=make_writer(config, max(played, evaluated)) if config.loads_engine else None,
         guests=tuple(guests(config, shape)),
     )
-
-
-def _played_together(config: Train, num_processes: int) -> int:
-    """Return how many episodes the policy's own model plays side by side, or evaluates."""
-    from agents.evaluate import DEFAULT_NUM_ENVS
-    from agents.samplers.names import OWN, read_sampler_name
-
-    mine = -(-config.num_questions // num_processes) * config.group_size
-    samples = read_sampler_name(config.policy_engine, config.policy_url).kind == OWN
-    asked = config.eval_questions or DEFAULT_NUM_ENVS
-    evaluated = min(asked, DEFAULT_NUM_ENVS) if config.eval_every else 0
-    return max(mine if samples else 0, evaluated)
 
 
 def _read_at_once(shape: ModelShape, num_rows: int, num_new: int, lean: bool) -> int:

@@ -257,6 +257,25 @@ def check_memory(config: Train) -> None:
     plan_memory(config).check(config.device)
 
 
+def played_together(config: Train, num_processes: int) -> int:
+    """Return how many episodes of an update one of so many processes plays, at the most."""
+    return -(-config.num_questions // num_processes) * config.group_size
+
+
+def evaluated_together(config: Train, num_processes: int) -> int:
+    """Return how many episodes of an evaluation are played side by side, at the most.
+
+    No more than the process that evaluates, the first one, plays in an update: an evaluation is
+    to need no memory that training does not need. 0 if there are no evaluations.
+    """
+    from agents.evaluate import DEFAULT_NUM_ENVS
+
+    if not config.eval_every:
+        return 0
+    trained = max(1, config.num_questions // num_processes) * config.group_size
+    return min(config.eval_questions or DEFAULT_NUM_ENVS, DEFAULT_NUM_ENVS, trained)
+
+
 def _eval_questions(config: Train) -> tuple[Question, ...]:
     if not config.eval_every:
         return ()

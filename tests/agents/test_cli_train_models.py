@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import gymnasium as gym
 import pytest
 import torch
 import yaml
@@ -479,13 +480,49 @@ def test_a_plan_counts_what_vllm_takes_in_this_process(capsys):
     base = ["--engine", "world", "--policy-engine"]
     text = planned(capsys, *base, "vllm?kv_cache_memory_bytes=1000000&dtype=bfloat16")
     assert f"{num} × 2 + 1,000,000 of keys" in text
-    # Its own model plays evaluations alone.
-    assert "(200 episodes + 200 being" in text
+    # Its own model plays evaluations alone, no larger than an update.
+    assert "(128 episodes of evaluations + 128 being" in text
+    assert "(7 episodes of eval" in planned(capsys, *base, "vllm", "--eval-questions", 7)
     assert "(0 episodes + 0 being" in planned(capsys, *base, "vllm", "--eval-every", 0)
     text = planned(capsys, *base, "vllm?gpu_memory_utilization=0.4", "--device", "cuda:7")
     assert "vLLM samples always 0.00 0.4 of the device, which is not here" in text
     text = planned(capsys, "--engine", f"vllm:{model_folder('simulator')}", "--device", "cuda:7")
     assert "vLLM simulates always 0.00 0.92 of the device" in text
+
+
+@pytest.mark.parametrize("eval_questions", [0, 200, 1000])
+def test_evaluations_need_no_more_memory_than_rollouts(capsys, monkeypatch, eval_questions):
+    asked = ["--engine", "world", "--num-questions", 4, "--eval-questions", eval_questions]
+    text = planned(capsys, *asked)
+    assert "(32 episodes + 32 being" in text
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "(16 episodes + 16 being" in planned(capsys, *asked)
+
+
+def test_a_simulator_writes_for_what_vllm_plays(capsys):
+    options = ["--policy-engine", "vllm", "--eval-every", 0]
+    assert "128 requests ×" in planned(capsys, *options)
+
+
+def test_training_evaluates_as_many_side_by_side_as_planned(tmp_path, capsys, monkeypatch):
+    sizes = []
+    make = gym.make_vec
+    monkeypatch.setattr(
+        "gymnasium.make_vec",
+        lambda *args, num_envs, **kwargs: (
+            sizes.append(num_envs) or make(*args, num_envs=num_envs, **kwargs)
+        ),
+    )
+    asked = ["--num-questions", 1, "--eval-every", 1, "--eval-questions", 5, "--steps", 1]
+    assert train(tmp_path / "run", *asked) == 0
+    # The update, the evaluation and what is played again for the transcripts.
+    assert sizes == [2, 2, 2, 1]
+    lines = (tmp_path / "run" / "transcripts.jsonl").read_text().splitlines()
+    played = [json.loads(line) for line in lines]
+    replayed = [each["question_id"] for each in played if each["split"] == "validation"]
+    assert len(set(replayed)) == 3
+    capsys.readouterr()
+    assert "(2 episodes + 2 being" in planned(capsys, *SHORT, "--engine", "world", *asked)
 
 
 def test_a_plan_needs_no_model_of_an_engine_that_is_replayed(capsys, tmp_path):
