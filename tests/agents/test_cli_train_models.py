@@ -18,8 +18,10 @@ from safetensors import safe_open
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from agents.cli.main import main, parse
+from agents.cli.plan import make_plan
 from agents.cli.recipes import recipe_options
 from agents.cli.train import Train, with_simulator
+from agents.memory_plan import GIB
 from agents.metrics import read_metrics
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.model_options import ModelOptions
@@ -381,18 +383,7 @@ def test_there_are_recipes_of_all_models_in_full_and_with_lora():
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_a_recipe_is_planned_offline_with_a_local_configuration(file, tmp_path, capsys):
     """The model is replaced by a configuration without weights."""
-    model = {
-        "model_type": "qwen2",
-        "hidden_size": 2048,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936,
-        "tie_word_embeddings": True,
-        "max_position_embeddings": 32768,
-    }
-    (tmp_path / "config.json").write_text(json.dumps(model))
+    (tmp_path / "config.json").write_text(json.dumps(QWEN_3B))
     out = tmp_path / "run"
     options = ["--policy", str(tmp_path), "--dry-run", "--out", str(out)]
     assert main(["train", "--recipe", str(file), *options]) == 0
@@ -591,6 +582,57 @@ def test_the_page_names_every_option_and_recipe():
     assert not [
         text for text in (*named, *(f"`{file.name}`" for file in RECIPES)) if text not in PAGE
     ]
+
+
+QWEN_3B = {
+    "model_type": "qwen2",
+    "hidden_size": 2048,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 32768,
+}
+QWEN_7B = {
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 131072,
+}
+LLAMA_3B = {
+    "model_type": "llama",
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 128256,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 131072,
+}
+MODELS = {"qwen2.5-3b": QWEN_3B, "qwen2.5-7b": QWEN_7B, "llama-3.2-3b": LLAMA_3B}
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_the_page_tells_what_a_recipe_needs_at_the_most(file, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(MODELS[file.stem.removesuffix("-lora")]))
+    recipe = ["train", "--recipe", str(file), "--policy", str(tmp_path)]
+    plans = [
+        make_plan(with_simulator(parse([*recipe, *options])))
+        for options in ([], ["--num-questions", "8"])
+    ]
+    found = [plans[0].memory.certain, *(each.memory.peak for each in plans)]
+    row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{file.name}`"))
+    assert re.findall(r"(\d+) GiB", row) == [f"{num_bytes / GIB:.0f}" for num_bytes in found]
+    assert f"a prompt of {plans[0].tokens.prompt} tokens" in PAGE
 
 
 def test_the_snippets_of_the_page_run():
