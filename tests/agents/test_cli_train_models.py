@@ -457,6 +457,61 @@ def test_a_plan_refuses_what_training_would(capsys, monkeypatch):
     assert "--mixed_precision no, got 'bf16'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lora-rank", 4, "--algorithm", "ppo"], "`algorithm` must do without a critic"),
+        (["--noise-base", 0], "`base` must be"),
+        (["--learning-rate", 0], "`learning_rate` must be greater than 0"),
+        (["--importance-cap", 0.5], "`importance_cap` must be"),
+        (["--num-waves", 17], "`num_waves` must be at most the questions of a process"),
+        (["--eval-split", "tests"], "`split` must be one of"),
+        (["--questions", "nq,hotpotqa"], "`split` must be one of train, test for questions='hot"),
+    ],
+)
+def test_training_and_its_plan_refuse_the_same(capsys, tmp_path, monkeypatch, options, message):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    base = ["train", "--engine", "world", "--out", str(tmp_path / "run"), *map(str, options)]
+    assert main([*base, "--dry-run"]) == 2
+    found = capsys.readouterr()
+    assert message in found.err
+    assert not found.out
+    if "--questions" not in options:  # whose first set would be downloaded
+        assert main(base) == 2
+        assert capsys.readouterr().err == found.err
+
+
+def test_a_plan_refuses_to_start_from_an_adapter(capsys, tmp_path):
+    message = "`policy` must be a whole model to start from, got the LoRA adapter"
+    run = tmp_path / "run" / "checkpoint"
+    for policy in (adapter_of("base", run), run.parent):
+        for options in ([], ["--dry-run"], ["--lora-rank", 2, "--dry-run"]):
+            told = failure(capsys, "--engine", "world", "--policy", policy, *options)
+            assert message in told
+
+
+def test_a_plan_refuses_processes_without_a_question(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    told = failure(capsys, "--engine", "world", "--dry-run")
+    assert "`num_questions` must be at least the number of processes, 4, got 2" in told
+    told = failure(
+        capsys, "--engine", "world", "--dry-run", "--num-questions", 4, "--policy-engine", "vllm"
+    )
+    assert "`policy_engine` must be transformers or vllm-server in several processes" in told
+
+
+def test_a_plan_tells_how_the_policy_learns(capsys):
+    text = planned(capsys, "--engine", "world", "--schedule", "cosine", "--num-minibatches", 3)
+    assert (
+        "learning: GRPO, learning rate 0.00015 (cosine, down to 0.1 of that), warm-up 0 updates, "
+        "epochs 1, minibatches 3, KL coefficient 0.005" in text
+    )
+    options = ["--critic-learning-rate", 1e-5, "--num-warmup-updates", 7, "--kl-coef", 0.001]
+    text = planned(capsys, "--engine", "world", "--algorithm", "ppo?num_epochs=5", *options)
+    assert "PPO, learning rate 0.00015 and 1e-05 of the critic (constant), warm-up 7" in text
+    assert "epochs 5, minibatches 2, KL coefficient 0.001" in text
+
+
 def test_a_plan_counts_processes_that_mpi_started(capsys, monkeypatch):
     for name, value in (("SIZE", 4), ("RANK", 0), ("LOCAL_RANK", 0)):
         monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", str(value))
