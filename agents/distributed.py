@@ -66,6 +66,18 @@ class PeerError(RuntimeError):
     """Another process failed; its own message tells why."""
 
 
+def share_of(total: int, rank: int, size: int, name: str) -> range:
+    """Return which of `total` things are those of one of `size` processes.
+
+    Raises:
+        ValueError: If there are fewer than processes.
+    """
+    if total < size:
+        wanted = f"at least the number of processes, {size}"
+        raise ValueError(f"`{name}` must be {wanted}, got {total!r}")
+    return range(total * rank // size, total * (rank + 1) // size)
+
+
 class Processes:
     """The processes that train together; this class itself is one process, alone.
 
@@ -102,11 +114,7 @@ class Processes:
             >>> Processes().share(5)
             range(0, 5)
         """
-        if total < self.size:
-            raise ValueError(
-                f"`{name}` must be at least the number of processes, {self.size}, got {total!r}"
-            )
-        return range(total * self.rank // self.size, total * (self.rank + 1) // self.size)
+        return share_of(total, self.rank, self.size, name)
 
     def together(self, action: Callable[[], _T]) -> list[_T]:
         """Do something in every process; return what came out in each, in the order of ranks.

@@ -127,6 +127,8 @@ class Workload:
         num_zero_shards: Processes that share out the moments alone; 1 if none do.
         writer: The simulator; None if it is elsewhere.
         guests: What vLLM takes in this process, where it is.
+        only_evaluates: Whether the episodes are those of evaluations, as another engine plays
+            those that are trained on.
     """
 
     weight_bytes: int
@@ -145,6 +147,7 @@ class Workload:
     num_zero_shards: int = 1
     writer: Writer | None = None
     guests: tuple[Share, ...] = ()
+    only_evaluates: bool = False
 
     @property
     def num_moment_shards(self) -> int:
@@ -237,11 +240,12 @@ def _simulator(writer: Writer) -> Share:
 
 def _sampling(shape: ModelShape, work: Workload) -> Iterator[Share]:
     batch = min(work.rollout_batch_size, work.num_episodes)
+    kind = "episodes of evaluations" if work.only_evaluates else "episodes"
     rows, token = work.num_episodes + batch, 2 * shape.num_layers * shape.kv_size
     yield Share(
         "keys and values",
         rows * work.context * token * work.weight_bytes,
-        f"({work.num_episodes} episodes + {batch} being sampled) × {work.context} tokens × 2 × "
+        f"({work.num_episodes} {kind} + {batch} being sampled) × {work.context} tokens × 2 × "
         f"{shape.num_layers} layers × {shape.kv_size} × {work.weight_bytes}",
         When.SAMPLING,
     )

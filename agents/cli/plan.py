@@ -29,11 +29,13 @@ from zs_env.search.registry import check_engine, names_engine
 from zs_env.search.simulator import MAX_TOKENS_OF_A_TEMPLATE, MAX_TOKENS_PER_DOCUMENT
 from zs_env.task.prompts import fill, make_prompt
 from zs_env.task.public_sets import PUBLIC_SETS
+from zs_env.task.question_sets import check_public_split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from agents.cli.train import Train
+    from agents.cli.train_setup import TrainSettings
 
 QUESTION: Final = "which of the two directors of the film was born in the city of Port Vardale?"
 """Stands for any question where the length of one is wanted."""
@@ -83,6 +85,7 @@ class Plan:
         simulator: The model that writes documents; None if that is not in this process.
         engine: The engine's name.
         questions: What is asked, in words.
+        learning: How it learns from that, in words.
         tokens: What is read and written.
         memory: What is needed on the device.
         device: Where it is trained.
@@ -92,6 +95,7 @@ class Plan:
     simulator: ModelShape | None
     engine: str
     questions: str
+    learning: str
     tokens: Tokens
     memory: MemoryPlan
     device: str
@@ -104,9 +108,13 @@ def make_plan(config: Train) -> Plan:
         ValueError: If an option is out of its range or names nothing.
         FileNotFoundError: If a configuration is missing.
     """
+    from agents.cli.train_setup import check_device_name, read_settings
+    from agents.distributed import read_launch
     from agents.policies.folders import find_config
 
-    shape = read_shape(find_config(config.policy), _options(config))
+    settings = read_settings(config, read_launch())
+    check_device_name(config.device)
+    shape = read_shape(find_config(config.policy), settings.model)
     if names_engine(config.engine) or ":" not in config.engine:
         check_engine(config.engine)  # all else is an import path, and importing may do anything
     tokens = count_tokens(config)
@@ -115,6 +123,7 @@ def make_plan(config: Train) -> Plan:
         simulator=simulator_shape(config.engine) if config.loads_engine else None,
         engine=config.engine,
         questions=describe_questions(config),
+        learning=describe_learning(settings),
         tokens=tokens,
         memory=plan(shape, make_workload(config, tokens, shape)),
         device=config.device,
@@ -145,8 +154,9 @@ def make_workload(config: Train, tokens: Tokens, shape: ModelShape) -> Workload:
     """Return how a model is trained by each of the processes that were launched, if any were."""
     import torch
 
-    from agents.cli.train_setup import chosen_algorithm
+    from agents.cli.train_setup import chosen_algorithm, evaluated_together, played_together
     from agents.distributed import Sharing, read_launch
+    from agents.samplers.names import OWN, read_sampler_name
 
     needs, options = chosen_algorithm(config).needs, _options(config)
     kind, dtype = (
@@ -155,12 +165,17 @@ def make_workload(config: Train, tokens: Tokens, shape: ModelShape) -> Workload:
     )
     launch = read_launch()
     sharing = Sharing.NOTHING if config.lora_rank else launch.sharing
-    num_episodes = _played_together(config, launch.size)
+    samples = read_sampler_name(config.policy_engine, config.policy_url).kind == OWN
+    played, evaluated = (
+        most(config, launch.size) for most in (played_together, evaluated_together)
+    )
+    num_episodes = max(played, evaluated) if samples else evaluated
     return Workload(
         weight_bytes=_BYTES[dtype],
         needs_reference=bool(needs & {"reference_in_targets", "reference_in_loss"}),
         needs_critic="critic" in needs,
         num_episodes=num_episodes,
+        only_evaluates=not samples and evaluated > 0,
         rollout_batch_size=config.rollout_batch_size,
         tokens_read=_read_at_once(
             shape,
@@ -176,21 +191,9 @@ def make_workload(config: Train, tokens: Tokens, shape: ModelShape) -> Workload:
         steps_at_once=kind != "cpu",
         num_shards=launch.size if sharing is Sharing.FSDP else 1,
         num_zero_shards=launch.size if sharing is Sharing.DEEPSPEED else 1,
-        writer=make_writer(config, num_episodes) if config.loads_engine else None,
+        writer=make_writer(config, max(played, evaluated)) if config.loads_engine else None,
         guests=tuple(guests(config, shape)),
     )
-
-
-def _played_together(config: Train, num_processes: int) -> int:
-    """Return how many episodes the policy's own model plays side by side, or evaluates."""
-    from agents.evaluate import DEFAULT_NUM_ENVS
-    from agents.samplers.names import OWN, read_sampler_name
-
-    mine = -(-config.num_questions // num_processes) * config.group_size
-    samples = read_sampler_name(config.policy_engine, config.policy_url).kind == OWN
-    asked = config.eval_questions or DEFAULT_NUM_ENVS
-    evaluated = min(asked, DEFAULT_NUM_ENVS) if config.eval_every else 0
-    return max(mine if samples else 0, evaluated)
 
 
 def _read_at_once(shape: ModelShape, num_rows: int, num_new: int, lean: bool) -> int:
@@ -384,13 +387,48 @@ def describe_questions(config: Train) -> str:
     """Return what is asked, in words; public sets are not downloaded to count them.
 
     Raises:
-        ValueError: If there is no such set.
+        ValueError: If there is no such set, or it has no such split.
+    """
+    num = _count_questions(config, config.split)
+    if config.eval_every:
+        _count_questions(config, config.eval_split)
+    names = ", ".join(name.strip() for name in config.questions.split(","))
+    return f"{names} ({config.split})" + ("" if num is None else f": {num:,} questions")
+
+
+def _count_questions(config: Train, split: str) -> int | None:
+    """Return how many questions a split has; None where that takes a download.
+
+    Raises:
+        ValueError: If there is no such set, or it has no such split.
     """
     names = [name.strip() for name in config.questions.split(",")]
-    if any(name in PUBLIC_SETS for name in names):
-        return f"{', '.join(names)} ({config.split})"
-    questions = load_questions(config.questions, config.split, 0, config.seed)
-    return f"{', '.join(names)} ({config.split}): {len(questions):,} questions"
+    public = [PUBLIC_SETS[name] for name in names if name in PUBLIC_SETS]
+    for each in public:
+        check_public_split(each, split)
+    return None if public else len(load_questions(config.questions, split, 0, config.seed))
+
+
+def describe_learning(settings: TrainSettings) -> str:
+    """Return by what rule and in which steps the policy learns, in words."""
+    algorithm, trainer = settings.algorithm, settings.trainer
+    rates = f"learning rate {trainer.learning_rate:g}"
+    if "critic" in algorithm.needs:
+        rates += f" and {trainer.critic_learning_rate:g} of the critic"
+    falls = trainer.schedule
+    if falls != "constant":
+        falls += f", down to {trainer.last_rate_share:g} of that"
+    kl_coef = getattr(algorithm, "kl_coef", None)
+    return ", ".join(
+        (
+            f"{type(algorithm).__name__}",
+            f"{rates} ({falls})",
+            f"warm-up {trainer.num_warmup_updates} updates",
+            f"epochs {algorithm.num_epochs}",
+            f"minibatches {trainer.num_minibatches}",
+            "no KL coefficient" if kl_coef is None else f"KL coefficient {kl_coef:g}",
+        )
+    )
 
 
 def count_tokens(config: Train) -> Tokens:
@@ -506,6 +544,7 @@ def plan_lines(shown: Plan) -> list[str]:
     else:
         lines.append(f"simulator: {shown.engine}, {_model_line(shown.simulator)}")
     lines.append(f"questions: {shown.questions}")
+    lines.append(f"learning: {shown.learning}")
     lines.append(
         f"an episode: {tokens.prompt} tokens of prompt + {tokens.max_turns} turns × "
         f"({tokens.action} written + {tokens.documents} read) = {tokens.context:,} at the most"

@@ -76,6 +76,7 @@ class Train:
         last_rate_share: Share of the highest learning rates that the last update has; not of a
             constant one.
         num_warmup_updates: Updates over which the learning rates rise.
+        max_grad_norm: Gradients of the policy, and those of the critic, are scaled down to it.
         target_kl: Divergence from the sampler beyond which an update takes no further gradient
             step. Left out, it takes them all.
         importance_cap: Bound of the weights, at least 1, by which tokens count that another
@@ -159,6 +160,7 @@ class Train:
     schedule: Schedule = "constant"
     last_rate_share: float = 0.1
     num_warmup_updates: int = 0
+    max_grad_norm: float = 1.0
     target_kl: float | None = None
     kl_coef: float | None = None
     clip_range: float | None = None

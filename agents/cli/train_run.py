@@ -17,7 +17,14 @@ from agents.cli.files import write_json
 from agents.cli.provenance import provenance
 from agents.cli.train import Train
 from agents.cli.train_folder import CONFIG_FILE, FAILED_FOLDER, start_folder
-from agents.cli.train_setup import Setup, log_formats, out_of_memory, shown, torch_out_of_memory
+from agents.cli.train_setup import (
+    Setup,
+    evaluated_together,
+    log_formats,
+    out_of_memory,
+    shown,
+    torch_out_of_memory,
+)
 
 if TYPE_CHECKING:
     from agents.evaluate import Evaluation
@@ -207,6 +214,7 @@ def _evaluate(config: Train, setup: Setup, policy: Policy) -> Evaluation:
     return evaluate(
         PolicyAgent(policy, stops, max_new_tokens=config.max_new_tokens),
         setup.eval_questions,
+        num_envs=evaluated_together(config, setup.trainer.processes.size),
         **_exam(config, setup),
     )
 
@@ -214,12 +222,18 @@ def _evaluate(config: Train, setup: Setup, policy: Policy) -> Evaluation:
 def _replay(config: Train, setup: Setup, policy: Policy) -> list[Trajectory]:
     from agents.evaluate import replay
 
-    return replay(
-        policy,
-        setup.eval_questions[:NUM_REPLAYED],
-        max_new_tokens=config.max_new_tokens,
-        **_exam(config, setup),
-    )
+    questions = setup.eval_questions[:NUM_REPLAYED]
+    most = evaluated_together(config, setup.trainer.processes.size)
+    return [
+        trajectory
+        for start in range(0, len(questions), most)
+        for trajectory in replay(
+            policy,
+            questions[start : start + most],
+            max_new_tokens=config.max_new_tokens,
+            **_exam(config, setup),
+        )
+    ]
 
 
 def _exam(config: Train, setup: Setup) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
@@ -28,11 +28,13 @@ from agents.samplers.names import importance_cap, read_sampler_name
 if TYPE_CHECKING:
     from agents.algorithms.algorithm import Algorithm
     from agents.checkpoint import Checkpoint
-    from agents.distributed import Processes
+    from agents.distributed import Launch, Processes
     from agents.policies.causal_lm import CausalLMPolicy
     from agents.policies.lora import LoraPolicy
     from agents.samplers.sampler import Sampler
     from agents.trainer import Trainer
+    from agents.trainer_config import TrainerConfig
+    from zs_env.search.curriculum import ExponentialCurriculum
     from zs_env.search.engine import SearchEngine
     from zs_env.task.questions import Question
 
@@ -73,6 +75,73 @@ class Setup:
         return label
 
 
+@dataclass(frozen=True)
+class TrainSettings:
+    """What the options say, checked as far as it can be while nothing is loaded.
+
+    Attributes:
+        algorithm: With its hyper-parameters.
+        trainer: The hyper-parameters that do not depend on it.
+        model: How the policy is loaded.
+        curriculum: How noise rises.
+        waves: Questions of this process and update, by wave.
+    """
+
+    algorithm: Algorithm
+    trainer: TrainerConfig
+    model: ModelOptions
+    curriculum: ExponentialCurriculum
+    waves: tuple[int, ...]
+
+
+def read_settings(config: Train, processes: Processes | Launch) -> TrainSettings:
+    """Return what the options say; training and its plan refuse the same.
+
+    Args:
+        config: The options.
+        processes: Those that train together, or would.
+
+    Raises:
+        ValueError: If an option is out of its range, or does not suit another.
+        FileNotFoundError: If there is no model where one should be.
+    """
+    from agents.distributed import share_of
+    from agents.policies.folders import check_whole
+    from agents.samplers.opening import check_sampler
+    from agents.trainer_config import TrainerConfig
+    from zs_env.search.curriculum import ExponentialCurriculum
+
+    _check(config)
+    algorithm, model = chosen_algorithm(config), taken(ModelOptions, config)
+    if "critic" in algorithm.needs:
+        model.check_critic()
+    check_whole(config.policy)
+    check_sampler(read_sampler_name(config.policy_engine, config.policy_url), processes.size)
+    share = share_of(config.num_questions, processes.rank, processes.size, "num_questions")
+    return TrainSettings(
+        algorithm,
+        taken(TrainerConfig, with_importance_cap(config)),
+        model,
+        ExponentialCurriculum(config.noise_start, config.noise_end, config.noise_base),
+        _waves(config.num_waves, len(share)),
+    )
+
+
+def _waves(num_waves: int, num_questions: int) -> tuple[int, ...]:
+    """Return how many of a process's questions are in each wave.
+
+    Raises:
+        ValueError: If there are fewer questions than waves.
+    """
+    if num_waves > num_questions:
+        raise ValueError(
+            f"`num_waves` must be at most the questions of a process and update, {num_questions}, "
+            f"got {num_waves}"
+        )
+    ends = [num_questions * wave // num_waves for wave in range(num_waves + 1)]
+    return tuple(end - start for start, end in pairwise(ends))
+
+
 def prepare(config: Train, processes: Processes | None = None) -> Setup:
     """Check every option and load what they name.
 
@@ -87,34 +156,26 @@ def prepare(config: Train, processes: Processes | None = None) -> Setup:
     from agents.distributed import ALONE
     from agents.policies.folders import find_policy
     from agents.trainer import Trainer
-    from agents.trainer_config import TrainerConfig
-    from zs_env.search.curriculum import ExponentialCurriculum
 
-    _check(config)
     processes = processes or ALONE
+    settings = read_settings(config, processes)
     check_device(processes.device(config.device))
-    algorithm = chosen_algorithm(config)
-    curriculum = ExponentialCurriculum(config.noise_start, config.noise_end, config.noise_base)
-    settings, options = (
-        taken(kind, with_importance_cap(config)) for kind in (TrainerConfig, ModelOptions)
-    )
     questions = _eval_questions(config)
     check_memory(config)
     device = processes.device(config.device)
-    sharing = load_sharing_policy(config, options, device)
+    sharing = load_sharing_policy(config, settings.model, device)
     engine = load_cached_engine(config.engine, config.cache, config.cache_mode, sharing)
-    share = processes.share(config.num_questions, "num_questions")
-    envs = make_envs(config, engine, len(share))
-    policy = sharing or load_start_policy(config, options, device)
+    envs = make_envs(config, engine, settings.waves)
+    policy = sharing or load_start_policy(config, settings.model, device)
     checksum = weights_checksum(find_policy(config.policy))
     sampler = load_sampler(config, policy, processes)
     with closed_on_failure(sampler):
         trainer = Trainer(
             policy,
             envs,
-            algorithm,
-            config=settings,
-            curriculum=curriculum,
+            settings.algorithm,
+            config=settings.trainer,
+            curriculum=settings.curriculum,
             processes=processes,
             sampler=sampler,
         )
@@ -149,19 +210,11 @@ def load_start_policy(config: Train, options: ModelOptions, device: str) -> Caus
     """Load what training starts from.
 
     Raises:
-        ValueError: If it is an adapter, or an option does not suit it.
+        ValueError: If an option does not suit it.
         FileNotFoundError: If it is not there.
     """
     from agents.policies.causal_lm import CausalLMPolicy
-    from agents.policies.folders import ADAPTER_CONFIG_FILE, find_policy
 
-    folder = find_policy(config.policy)
-    if (folder / ADAPTER_CONFIG_FILE).is_file():
-        # What is below it is not what training would start from: the penalty's reference.
-        raise ValueError(
-            f"`policy` must be a whole model to start from, got the LoRA adapter {folder}: merge "
-            "it first (zerosearch models merge)"
-        )
     try:
         return CausalLMPolicy.load(config.policy, device, options)
     except torch_out_of_memory() as error:
@@ -252,8 +305,6 @@ def show_plan(config: Train, console: Console) -> None:
     from agents.cli.plan import make_plan, print_plan
     from agents.distributed import check_launch, read_launch
 
-    _check(config)
-    check_device_name(config.device)
     check_launch()
     plan = make_plan(config)
     if read_launch().rank == 0:  # a launcher starts the same command several times
@@ -270,6 +321,25 @@ def check_memory(config: Train) -> None:
     from agents.cli.plan import plan_memory
 
     plan_memory(config).check(config.device)
+
+
+def played_together(config: Train, num_processes: int) -> int:
+    """Return how many episodes of an update one of so many processes plays, at the most."""
+    return -(-config.num_questions // num_processes) * config.group_size
+
+
+def evaluated_together(config: Train, num_processes: int) -> int:
+    """Return how many episodes of an evaluation are played side by side, at the most.
+
+    No more than the process that evaluates, the first one, plays in an update: an evaluation is
+    to need no memory that training does not need. 0 if there are no evaluations.
+    """
+    from agents.evaluate import DEFAULT_NUM_ENVS
+
+    if not config.eval_every:
+        return 0
+    trained = max(1, config.num_questions // num_processes) * config.group_size
+    return min(config.eval_questions or DEFAULT_NUM_ENVS, DEFAULT_NUM_ENVS, trained)
 
 
 def _eval_questions(config: Train) -> tuple[Question, ...]:
@@ -335,22 +405,15 @@ def check_device_name(device: str) -> None:
 
 
 def make_envs(
-    config: Train, engine: SearchEngine, num_questions: int
+    config: Train, engine: SearchEngine, waves: Sequence[int]
 ) -> list[gym.vector.VectorEnv[Any, Any, Any]]:
-    """Return the environments to train in, one a wave, of this process's questions of an update.
+    """Return the environments to train in, one a wave, of so many questions each.
 
     Raises:
         ValueError: If an argument is out of its range.
         gym.error.Error: If the id is not registered.
     """
-    num_waves = config.num_waves
-    if num_waves > num_questions:
-        raise ValueError(
-            f"`num_waves` must be at most the questions of a process and update, {num_questions}, "
-            f"got {num_waves}"
-        )
-    ends = [num_questions * wave // num_waves for wave in range(num_waves + 1)]
-    return [_make_env(config, engine, end - start) for start, end in pairwise(ends)]
+    return [_make_env(config, engine, num_questions) for num_questions in waves]
 
 
 def _make_env(

@@ -64,6 +64,29 @@ def find_config(name: str | Path) -> Path:
     raise FileNotFoundError(f"{_MISSING}, got {name!s}")
 
 
+def check_whole(name: str | Path) -> None:
+    """Check that `name` means a whole model, as training starts from; weights may lack.
+
+    Raises:
+        ValueError: If it means a LoRA adapter.
+        FileNotFoundError: If it is the id of a model on the hub that cannot be had.
+    """
+    if isinstance(name, str) and name in POLICIES:
+        return
+    folders = [Path(name), Path(name) / "checkpoint"]
+    if is_hub_id(name):
+        folders = [download(str(name), _CONFIG_FILES)]
+    for folder in folders:
+        if (folder / ADAPTER_CONFIG_FILE).is_file():
+            # What is below it is not what training would start from: the penalty's reference.
+            raise ValueError(
+                f"`policy` must be a whole model to start from, got the LoRA adapter {folder}: "
+                "merge it first (zerosearch models merge)"
+            )
+        if _has_config(folder):
+            return
+
+
 def stored_options(folder: Path) -> ModelOptions:
     """Return options that load a saved model in the type of numbers that it was trained in."""
     # The numbers of an adapter are in float32 always; its policy's file tells of the model below.

@@ -24,7 +24,7 @@ from agents.policies.folders import (
     find_policy,
     is_hub_id,
 )
-from agents.policies.model_options import ModelOptions
+from agents.policies.model_options import NO_CRITIC, ModelOptions
 from agents.policies.policy import TokenScores
 from agents.tuning.sft_model import EXTRA, seeded
 from zs_env.lm.transformers import TransformersSession, no_progress_bars
@@ -66,9 +66,7 @@ class LoraPolicy(CausalLMPolicy):
         Raises:
             ValueError: Always.
         """
-        raise ValueError(
-            "`algorithm` must do without a critic where `lora_rank` is above 0, such as grpo"
-        )
+        raise ValueError(NO_CRITIC)
 
     def frozen_copy(self) -> CausalLMPolicy:
         """Return the model below the adapter; it shares all weights with this policy.

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 DtypeName = Literal["auto", "float32", "bfloat16"]
 ChatChoice = Literal["auto", "true", "false"]
 
 ALL_LINEAR = "all-linear"
+
+NO_CRITIC: Final = (
+    "`algorithm` must do without a critic where `lora_rank` is above 0, such as grpo"
+)
+"""Told where LoRA and an algorithm do not suit each other."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,15 @@ class ModelOptions:
             if getattr(self, name) != getattr(type(self), name):
                 value = getattr(self, name)
                 raise ValueError(f"`{name}` needs a `lora_rank` above 0, got {value!r}")
+
+    def check_critic(self) -> None:
+        """Refuse a critic beside an adapter: it would be a whole model, which LoRA is to save.
+
+        Raises:
+            ValueError: If there is an adapter.
+        """
+        if self.lora_rank:
+            raise ValueError(NO_CRITIC)
 
     @property
     def wants_chat(self) -> bool | None:

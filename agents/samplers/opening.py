@@ -49,12 +49,21 @@ def open_sampler(
         return None
     if name.kind != IN_PROCESS:
         return _open_server(name, policy, url, folder, temperature)
-    if num_processes > 1:
+    check_sampler(name, num_processes)
+    return _open_in_process(name, policy, model)
+
+
+def check_sampler(name: SamplerName, num_processes: int) -> None:
+    """Check that an engine can play for so many processes.
+
+    Raises:
+        ValueError: If not.
+    """
+    if name.kind == IN_PROCESS and num_processes > 1:
         raise ValueError(
             "`policy_engine` must be transformers or vllm-server in several processes, "
             f"got {name.kind!r}"
         )
-    return _open_in_process(name, policy, model)
 
 
 def _open_in_process(name: SamplerName, policy: CausalLMPolicy, model: Path) -> Sampler:

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import gymnasium as gym
 import pytest
 import torch
 import yaml
@@ -17,8 +18,10 @@ from safetensors import safe_open
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from agents.cli.main import main, parse
+from agents.cli.plan import make_plan
 from agents.cli.recipes import recipe_options
 from agents.cli.train import Train, with_simulator
+from agents.memory_plan import GIB
 from agents.metrics import read_metrics
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.model_options import ModelOptions
@@ -380,18 +383,7 @@ def test_there_are_recipes_of_all_models_in_full_and_with_lora():
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_a_recipe_is_planned_offline_with_a_local_configuration(file, tmp_path, capsys):
     """The model is replaced by a configuration without weights."""
-    model = {
-        "model_type": "qwen2",
-        "hidden_size": 2048,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936,
-        "tie_word_embeddings": True,
-        "max_position_embeddings": 32768,
-    }
-    (tmp_path / "config.json").write_text(json.dumps(model))
+    (tmp_path / "config.json").write_text(json.dumps(QWEN_3B))
     out = tmp_path / "run"
     options = ["--policy", str(tmp_path), "--dry-run", "--out", str(out)]
     assert main(["train", "--recipe", str(file), *options]) == 0
@@ -465,6 +457,61 @@ def test_a_plan_refuses_what_training_would(capsys, monkeypatch):
     assert "--mixed_precision no, got 'bf16'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lora-rank", 4, "--algorithm", "ppo"], "`algorithm` must do without a critic"),
+        (["--noise-base", 0], "`base` must be"),
+        (["--learning-rate", 0], "`learning_rate` must be greater than 0"),
+        (["--importance-cap", 0.5], "`importance_cap` must be"),
+        (["--num-waves", 17], "`num_waves` must be at most the questions of a process"),
+        (["--eval-split", "tests"], "`split` must be one of"),
+        (["--questions", "nq,hotpotqa"], "`split` must be one of train, test for questions='hot"),
+    ],
+)
+def test_training_and_its_plan_refuse_the_same(capsys, tmp_path, monkeypatch, options, message):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    base = ["train", "--engine", "world", "--out", str(tmp_path / "run"), *map(str, options)]
+    assert main([*base, "--dry-run"]) == 2
+    found = capsys.readouterr()
+    assert message in found.err
+    assert not found.out
+    if "--questions" not in options:  # whose first set would be downloaded
+        assert main(base) == 2
+        assert capsys.readouterr().err == found.err
+
+
+def test_a_plan_refuses_to_start_from_an_adapter(capsys, tmp_path):
+    message = "`policy` must be a whole model to start from, got the LoRA adapter"
+    run = tmp_path / "run" / "checkpoint"
+    for policy in (adapter_of("base", run), run.parent):
+        for options in ([], ["--dry-run"], ["--lora-rank", 2, "--dry-run"]):
+            told = failure(capsys, "--engine", "world", "--policy", policy, *options)
+            assert message in told
+
+
+def test_a_plan_refuses_processes_without_a_question(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    told = failure(capsys, "--engine", "world", "--dry-run")
+    assert "`num_questions` must be at least the number of processes, 4, got 2" in told
+    told = failure(
+        capsys, "--engine", "world", "--dry-run", "--num-questions", 4, "--policy-engine", "vllm"
+    )
+    assert "`policy_engine` must be transformers or vllm-server in several processes" in told
+
+
+def test_a_plan_tells_how_the_policy_learns(capsys):
+    text = planned(capsys, "--engine", "world", "--schedule", "cosine", "--num-minibatches", 3)
+    assert (
+        "learning: GRPO, learning rate 0.00015 (cosine, down to 0.1 of that), warm-up 0 updates, "
+        "epochs 1, minibatches 3, KL coefficient 0.005" in text
+    )
+    options = ["--critic-learning-rate", 1e-5, "--num-warmup-updates", 7, "--kl-coef", 0.001]
+    text = planned(capsys, "--engine", "world", "--algorithm", "ppo?num_epochs=5", *options)
+    assert "PPO, learning rate 0.00015 and 1e-05 of the critic (constant), warm-up 7" in text
+    assert "epochs 5, minibatches 2, KL coefficient 0.001" in text
+
+
 def test_a_plan_counts_processes_that_mpi_started(capsys, monkeypatch):
     for name, value in (("SIZE", 4), ("RANK", 0), ("LOCAL_RANK", 0)):
         monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", str(value))
@@ -479,13 +526,49 @@ def test_a_plan_counts_what_vllm_takes_in_this_process(capsys):
     base = ["--engine", "world", "--policy-engine"]
     text = planned(capsys, *base, "vllm?kv_cache_memory_bytes=1000000&dtype=bfloat16")
     assert f"{num} × 2 + 1,000,000 of keys" in text
-    # Its own model plays evaluations alone.
-    assert "(200 episodes + 200 being" in text
+    # Its own model plays evaluations alone, no larger than an update.
+    assert "(128 episodes of evaluations + 128 being" in text
+    assert "(7 episodes of eval" in planned(capsys, *base, "vllm", "--eval-questions", 7)
     assert "(0 episodes + 0 being" in planned(capsys, *base, "vllm", "--eval-every", 0)
     text = planned(capsys, *base, "vllm?gpu_memory_utilization=0.4", "--device", "cuda:7")
     assert "vLLM samples always 0.00 0.4 of the device, which is not here" in text
     text = planned(capsys, "--engine", f"vllm:{model_folder('simulator')}", "--device", "cuda:7")
     assert "vLLM simulates always 0.00 0.92 of the device" in text
+
+
+@pytest.mark.parametrize("eval_questions", [0, 200, 1000])
+def test_evaluations_need_no_more_memory_than_rollouts(capsys, monkeypatch, eval_questions):
+    asked = ["--engine", "world", "--num-questions", 4, "--eval-questions", eval_questions]
+    text = planned(capsys, *asked)
+    assert "(32 episodes + 32 being" in text
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "(16 episodes + 16 being" in planned(capsys, *asked)
+
+
+def test_a_simulator_writes_for_what_vllm_plays(capsys):
+    options = ["--policy-engine", "vllm", "--eval-every", 0]
+    assert "128 requests ×" in planned(capsys, *options)
+
+
+def test_training_evaluates_as_many_side_by_side_as_planned(tmp_path, capsys, monkeypatch):
+    sizes = []
+    make = gym.make_vec
+    monkeypatch.setattr(
+        "gymnasium.make_vec",
+        lambda *args, num_envs, **kwargs: (
+            sizes.append(num_envs) or make(*args, num_envs=num_envs, **kwargs)
+        ),
+    )
+    asked = ["--num-questions", 1, "--eval-every", 1, "--eval-questions", 5, "--steps", 1]
+    assert train(tmp_path / "run", *asked) == 0
+    # The update, the evaluation and what is played again for the transcripts.
+    assert sizes == [2, 2, 2, 1]
+    lines = (tmp_path / "run" / "transcripts.jsonl").read_text().splitlines()
+    played = [json.loads(line) for line in lines]
+    replayed = [each["question_id"] for each in played if each["split"] == "validation"]
+    assert len(set(replayed)) == 3
+    capsys.readouterr()
+    assert "(2 episodes + 2 being" in planned(capsys, *SHORT, "--engine", "world", *asked)
 
 
 def test_a_plan_needs_no_model_of_an_engine_that_is_replayed(capsys, tmp_path):
@@ -554,6 +637,57 @@ def test_the_page_names_every_option_and_recipe():
     assert not [
         text for text in (*named, *(f"`{file.name}`" for file in RECIPES)) if text not in PAGE
     ]
+
+
+QWEN_3B = {
+    "model_type": "qwen2",
+    "hidden_size": 2048,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 32768,
+}
+QWEN_7B = {
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 131072,
+}
+LLAMA_3B = {
+    "model_type": "llama",
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 128256,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 131072,
+}
+MODELS = {"qwen2.5-3b": QWEN_3B, "qwen2.5-7b": QWEN_7B, "llama-3.2-3b": LLAMA_3B}
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_the_page_tells_what_a_recipe_needs_at_the_most(file, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(MODELS[file.stem.removesuffix("-lora")]))
+    recipe = ["train", "--recipe", str(file), "--policy", str(tmp_path)]
+    plans = [
+        make_plan(with_simulator(parse([*recipe, *options])))
+        for options in ([], ["--num-questions", "8"])
+    ]
+    found = [plans[0].memory.certain, *(each.memory.peak for each in plans)]
+    row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{file.name}`"))
+    assert re.findall(r"(\d+) GiB", row) == [f"{num_bytes / GIB:.0f}" for num_bytes in found]
+    assert f"a prompt of {plans[0].tokens.prompt} tokens" in PAGE
 
 
 def test_the_snippets_of_the_page_run():

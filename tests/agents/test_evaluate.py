@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from agents.evaluate import EpisodeRecord, Evaluation, evaluate, replay, wilson_interval
 from agents.policies.agent import PolicyAgent
+from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.keyed import KeyedPolicyAgent
 from zs_env.search.world import WorldSearchEngine
 from zs_env.task.actions import STOPS
@@ -210,6 +211,27 @@ def test_policy_plays_the_same_whatever_is_beside_it(make_policy):
         agent = PolicyAgent(make_policy(), STOPS, max_new_tokens=8)
         results.append(play(agent, QUESTIONS[:5], num_envs=num_envs).records)
     assert results[0] == results[1]
+
+
+def test_results_and_transcripts_do_not_depend_on_how_many_play_side_by_side():
+    policy, found = CausalLMPolicy.load("skill"), []
+    for num_envs in (3, 16):
+        turns = [[] for _ in QUESTIONS[:16]]
+        result = play(
+            PolicyAgent(policy, STOPS),
+            QUESTIONS[:16],
+            num_envs=num_envs,
+            noise=0.3,
+            on_turn=lambda i, turn, turns=turns: turns[i].append((turn.action, turn.observation)),
+        )
+        replayed = replay(policy, QUESTIONS[:4], env_kwargs={"engine": "world"}, noise=0.3)
+        assert [[t.action for t in each.turns] for each in replayed] == [
+            [action for action, _ in each] for each in turns[:4]
+        ]
+        found.append((result, turns))
+    assert found[0] == found[1]
+    assert found[0][0].mean("exact_match") > 0
+    assert len({len(each) for each in found[0][1]}) > 1  # episodes of several lengths
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [3, 1, 4, 0, 2]])

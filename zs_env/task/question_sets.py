@@ -147,12 +147,21 @@ def _read_sequence(records: Iterable[QuestionRecord]) -> Iterator[Question]:
             raise ValueError(f"`questions`[{index}]: {error}") from error
 
 
-def _read_public_set(public: PublicSet, split: str) -> tuple[Question, ...]:
+def check_public_split(public: PublicSet, split: str) -> None:
+    """Check that a public set has a split, without any download.
+
+    Raises:
+        ValueError: If not.
+    """
     if split not in public.files:
         known = ", ".join(public.files)
         raise ValueError(
             f"`split` must be one of {known} for questions={public.name!r}, got {split!r}"
         )
+
+
+def _read_public_set(public: PublicSet, split: str) -> tuple[Question, ...]:
+    check_public_split(public, split)
     questions: tuple[Question, ...] = import_module(_READERS).read_public_set(public, split)
     return questions
 
