@@ -24,6 +24,8 @@ from agents.cli.options import (
     load_cached_engine,
     load_policy,
     load_questions,
+    noise_made,
+    noise_warnings,
 )
 from agents.cli.provenance import provenance, weights_checksum
 from agents.cli.threads import use_threads
@@ -80,6 +82,8 @@ class Evaluate:
         with usage_errors():
             threads = use_threads(self.threads)
             setup = prepare(self)
+        for warning in noise_warnings(self.engine, setup.engine, self.noise):
+            say(console, warning)
         evaluation = measure(
             setup.policy,
             setup.engine,
@@ -94,7 +98,8 @@ class Evaluate:
             ),
             console,
         )
-        title = f"{self.policy} · {self.engine} · noise {self.noise:g} · {self.questions}"
+        noise = noise_made(setup.engine, self.noise)
+        title = f"{self.policy} · {self.engine} · noise {noise:g} · {self.questions}"
         console.print(evaluation_table(evaluation, f"{title} · {self.split} split"))
         if (again := evaluation.searched_again_share) is not None:
             say(console, f"searched again after noisy documents: {again:.1%}")

@@ -51,6 +51,29 @@ def test_table_shows_hops_and_invalid_actions(capsys: pytest.CaptureFixture[str]
     assert max(map(len, shown.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("engine", ["bm25", "empty"])
+def test_noise_that_the_engine_cannot_make_is_told_and_not_reported(
+    engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = evaluate(tmp_path, "--policy", "skill", "--engine", engine, "--noise", "0.5")
+    shown = capsys.readouterr().out
+    assert shown.count(f"warning: {engine} makes no noise") == 1
+    assert "noise 0.5" not in shown
+    assert "searched again" not in shown
+    assert result["searched_again_share"] is None
+    assert result["config"]["noise"] == 0.5
+
+
+@pytest.mark.parametrize(("engine", "noise"), [("world", "0.5"), ("bm25", "0")])
+def test_nothing_is_told_of_noise_that_comes_as_asked(
+    engine: str, noise: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(tmp_path, "--engine", engine, "--noise", noise)
+    shown = capsys.readouterr().out
+    assert "makes no noise" not in shown
+    assert f"noise {noise}" in shown
+
+
 def test_question_file_and_engine_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
