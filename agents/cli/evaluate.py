@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,7 @@ from agents.cli.options import (
 )
 from agents.cli.provenance import provenance, weights_checksum
 from agents.cli.threads import use_threads
+from agents.cli.trained import trained_options
 from zs_env.settings import Settings
 from zs_env.task.prompts import make_prompt
 
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Evaluate:
     """Let a policy answer each question once, greedily, and say how well that went.
+
+    Of a run's policy, prompt, turns, documents and tokens are those of its training unless given.
 
     Attributes:
         num_questions: Size of a random sample of the questions; 0 means all of them.
@@ -74,6 +78,14 @@ class Evaluate:
     cache_mode: CacheModeName = "record"
     threads: Threads = 0
 
+    def as_trained(self) -> Evaluate:
+        """Return the defaults for its policy: of a run's, how the run played.
+
+        Raises:
+            ValueError: If the run's options are damaged.
+        """
+        return Evaluate(**trained_options(self.policy))
+
     def run(self) -> None:
         """Evaluate, print a table, and write what was asked for."""
         from agents.cli.display import evaluation_table, say
@@ -100,7 +112,8 @@ class Evaluate:
         )
         noise = noise_made(setup.engine, self.noise)
         title = f"{self.policy} · {self.engine} · noise {noise:g} · {self.questions}"
-        console.print(evaluation_table(evaluation, f"{title} · {self.split} split"))
+        told = [f"{title} · {self.split} split", *taken_from_run(self)]
+        console.print(evaluation_table(evaluation, " · ".join(told)))
         if (again := evaluation.searched_again_share) is not None:
             say(console, f"searched again after noisy documents: {again:.1%}")
         if self.json:
@@ -109,6 +122,22 @@ class Evaluate:
         if self.episodes:
             write_json_lines(self.episodes, evaluation.rows())
             say(console, f"episodes: {self.episodes}")
+
+
+def taken_from_run(config: Evaluate) -> list[str]:
+    """Return in a line which options are not the usual ones but those of the policy's run, if any.
+
+    Raises:
+        ValueError: If the run's options are damaged.
+    """
+    trained, usual = trained_options(config.policy), Evaluate()
+    same = [name for name in trained if trained[name] == getattr(config, name)]
+    taken = [
+        f"{name} {reprlib.repr(trained[name])}"
+        for name in same
+        if trained[name] != getattr(usual, name)
+    ]
+    return [f"as trained: {', '.join(taken)}"] if taken else []
 
 
 @dataclass(frozen=True)
