@@ -320,7 +320,8 @@ class Trainer:
         start = time.perf_counter()
         metrics = rollout_metrics(rollout.trajectories) | collected.metrics()
         metrics |= self.learner.update(collected.kept, self.num_updates_done, progress)
-        metrics |= {f"rollout/{name}": value for name, value in options.items()}
+        made = self.env.metadata.get("makes_noise", True)
+        metrics |= {f"rollout/{name}": value if made else 0.0 for name, value in options.items()}
         metrics |= time_metrics(rollout, collecting, time.perf_counter() - start) | syncing
         self._teach_curriculum(rollout)
         self.num_updates_done += 1

@@ -112,7 +112,7 @@ class ZeroSearchEnv(gym.Env[str, str]):
     | `question_id`, `data_source` | always | which question; the pair is globally unique |
     | `group` | always | integer that episodes share if they share question and noise stream |
     | `turn` | always | actions taken so far |
-    | `noise` | always | probability of noisy documents |
+    | `noise` | always | probability of noisy documents; 0 where the engine makes none |
     | `num_searches` | always | searches that reached the engine so far |
     | `action` | step | "search", "answer" or "malformed" |
     | `query` | step | the query, or an empty text |
@@ -171,7 +171,9 @@ class ZeroSearchEnv(gym.Env[str, str]):
 
     An engine is a language model that writes documents ("simulator"), the exact facts of MiniWiki
     ("world"), an index of its articles ("bm25"), nothing at all ("empty"), or any object with
-    `search(requests)`, which returns a list of `Document`s for each `SearchRequest`. One that
+    `search(requests)`, which returns a list of `Document`s for each `SearchRequest`. Real engines
+    and "empty" make no noisy documents: noise is drawn as ever, and the infos report none. An
+    object of which that is true says so with an attribute `makes_noise = False`. An engine that
     fails, or returns anything else, raises `SearchEngineError` from `step`. Whatever raises in a
     step, the turn can then be tried again.
 

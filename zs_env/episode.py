@@ -96,6 +96,8 @@ class Rules:
         max_document_length: Characters at which a document is clipped.
         noise_kinds: Kinds of noise among which each noisy search draws one; none leaves the kind
             to the engine.
+        makes_noise: Whether the engine can be asked for noisy documents. Where it cannot, noise
+            is drawn and asked for all the same, and none is reported.
     """
 
     prompt: str = PROMPTS["miniwiki"]
@@ -105,6 +107,7 @@ class Rules:
     max_action_length: int = 8192
     max_document_length: int = 2048
     noise_kinds: tuple[NoiseKind, ...] = ()
+    makes_noise: bool = True
 
     @property
     def max_observation_length(self) -> int:
@@ -192,9 +195,14 @@ class Episode:
             "data_source": self.question.data_source,
             "group": self.group,
             "turn": self.turn,
-            "noise": self.noise,
+            "noise": self._noise_made,
             "num_searches": self.num_searches,
         }
+
+    @property
+    def _noise_made(self) -> float:
+        """The probability of noisy documents: 0 where the engine makes none."""
+        return self.noise if self.rules.makes_noise else 0.0
 
     def begin_turn(self, text: str) -> SearchRequest | None:
         """Read what the agent wrote.
@@ -308,7 +316,8 @@ class Episode:
 
     def _step_info(self, played: _Played, request: SearchRequest | None) -> dict[str, Any]:
         action = played.action
-        kind = None if request is None else request.noise_kind
+        asked = request if self.rules.makes_noise else None
+        kind = None if asked is None else asked.noise_kind
         return {
             "question_id": self.question.id,
             "data_source": self.question.data_source,
@@ -317,9 +326,9 @@ class Episode:
             "action": str(action.kind),
             "query": action.content if action.kind is _SEARCH else "",
             "documents": played.shown,
-            "noisy": request is not None and request.noisy,
+            "noisy": asked is not None and asked.noisy,
             "noise_kind": kind or "",
-            "noise": self.noise,
+            "noise": self._noise_made,
             "num_searches": self.num_searches + played.searched,
         }
 

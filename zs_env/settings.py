@@ -21,7 +21,7 @@ from zs_env.episode import Episode, Judged, Rules, name_texts
 from zs_env.random import derive
 from zs_env.search.curriculum import Curriculum, CurriculumSource, make_curriculum
 from zs_env.search.engine import NoiseKind, SearchEngine
-from zs_env.search.registry import check_engine
+from zs_env.search.registry import check_engine, makes_noise
 from zs_env.task.actions import GRAMMAR, STOPS
 from zs_env.task.prompts import make_prompt
 from zs_env.task.question_sets import (
@@ -109,6 +109,7 @@ class Settings:
             max_action_length=self.max_action_length,
             max_document_length=self.max_document_length,
             noise_kinds=_check_noise_kinds(self.noise_kinds),
+            makes_noise=makes_noise(self.engine),
         )
 
 
@@ -208,6 +209,7 @@ class EpisodeFactory:
             "action_stops": STOPS,
             "grammar": GRAMMAR,
             "group_size": group_size,
+            "makes_noise": self.rules.makes_noise,
         }
 
     def read_options(self, options: Mapping[str, Any] | None) -> ResetOptions:

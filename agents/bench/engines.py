@@ -11,7 +11,7 @@ from agents.cli.options import load_engine
 from zs_env.models import SIMULATORS, model_folder
 from zs_env.search.engine import SearchEngine
 from zs_env.search.names import read_place
-from zs_env.search.registry import check_engine
+from zs_env.search.registry import check_engine, makes_noise
 
 
 class EngineKind(StrEnum):
@@ -55,7 +55,7 @@ def writes_noise(name: str) -> bool:
         >>> writes_noise("simulator"), writes_noise("bm25")
         (True, False)
     """
-    return engine_kind(name) not in (EngineKind.REAL, EngineKind.EMPTY)
+    return makes_noise(name)
 
 
 def check_engine_name(name: str) -> None:

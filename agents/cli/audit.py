@@ -23,6 +23,7 @@ from agents.cli.options import (
     Threads,
     load_cached_engine,
     load_policy,
+    noise_warnings,
     question_source,
 )
 from agents.cli.provenance import provenance, weights_checksum
@@ -31,6 +32,7 @@ from agents.cli.threads import use_threads
 if TYPE_CHECKING:
     from agents.audit import AuditReport
     from agents.policies.causal_lm import CausalLMPolicy
+    from zs_env.search.engine import SearchEngine
 
 MAX_SHOWN = 5
 
@@ -78,10 +80,14 @@ class Audit:
         Raises:
             SystemExit: With code 1, if there is a violation.
         """
+        from agents.cli.display import say
+
         console = Console()
         with usage_errors():
             threads = use_threads(self.threads)
             setup = prepare(self)
+        for warning in noise_warnings(self.engine, setup.engine, self.noise):
+            say(console, warning)
         report = measure(self, setup)
         show(self, report, console)
         if self.json:
@@ -96,6 +102,7 @@ class Setup:
     """What a checked configuration stands for, loaded."""
 
     policy: CausalLMPolicy
+    engine: SearchEngine
     env: gym.vector.VectorEnv[Any, Any, Any]
     weights_checksum: str
 
@@ -121,11 +128,12 @@ def prepare(config: Audit) -> Setup:
         if not getattr(config, name) > 0:
             raise ValueError(f"`{name}` must be greater than 0, got {getattr(config, name)!r}")
     check_file(config.json, "json")
+    engine = load_cached_engine(config.engine, config.cache, config.cache_mode)
     env = gym.make_vec(
         "ZeroSearch-v0",
         num_envs=config.num_questions * config.group_size,
         group_size=config.group_size,
-        engine=load_cached_engine(config.engine, config.cache, config.cache_mode),
+        engine=engine,
         noise=config.noise,
         split=config.split,
         questions=question_source(config.questions, config.split),
@@ -134,7 +142,8 @@ def prepare(config: Audit) -> Setup:
         prompt=config.prompt,
         autoreset_mode=AutoresetMode.DISABLED,
     )
-    return Setup(load_policy(config.policy), env, weights_checksum(find_policy(config.policy)))
+    checksum = weights_checksum(find_policy(config.policy))
+    return Setup(load_policy(config.policy), engine, env, checksum)
 
 
 def measure(config: Audit, setup: Setup) -> AuditReport:

@@ -23,6 +23,8 @@ from agents.cli.options import (
     load_engine,
     load_policy,
     load_questions,
+    noise_made,
+    noise_warnings,
 )
 from agents.cli.provenance import cpu_model, machine, provenance, weights_checksum
 from agents.cli.threads import use_threads
@@ -207,6 +209,8 @@ def _announce(config: Demo, setup: Setup, threads: int, console: Console) -> Non
         f"noise 0 to {NOISE}",
     )
     say(console, f"3. evaluate it again; results: {config.out}\n")
+    for warning in noise_warnings(config.engine, setup.exams[0].engine, NOISE):
+        say(console, warning)
 
 
 def _sit(
@@ -280,7 +284,7 @@ def _describe_result(result: Result, seed: int) -> dict[str, Any]:
     return {
         "policy": result.policy,
         "engine": exam.engine_name,
-        "noise": exam.noise,
+        "noise": noise_made(exam.engine, exam.noise),
         "questions": exam.question_set,
         "split": "test",
         "seed": seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,9 +26,12 @@ from agents.cli.options import (
     load_cached_engine,
     load_policy,
     load_questions,
+    noise_made,
+    noise_warnings,
 )
 from agents.cli.provenance import provenance, weights_checksum
 from agents.cli.threads import use_threads
+from agents.cli.trained import trained_options
 from zs_env.settings import Settings
 from zs_env.task.prompts import make_prompt
 
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Evaluate:
     """Let a policy answer each question once, greedily, and say how well that went.
+
+    Of a run's policy, prompt, turns, documents and tokens are those of its training unless given.
 
     Attributes:
         num_questions: Size of a random sample of the questions; 0 means all of them.
@@ -73,6 +79,14 @@ class Evaluate:
     cache_mode: CacheModeName = "record"
     threads: Threads = 0
 
+    def as_trained(self) -> Evaluate:
+        """Return the defaults for its policy: of a run's, how the run played.
+
+        Raises:
+            ValueError: If the run's options are damaged.
+        """
+        return Evaluate(**trained_options(self.policy))
+
     def run(self) -> None:
         """Evaluate, print a table, and write what was asked for."""
         from agents.cli.display import evaluation_table, say
@@ -81,6 +95,8 @@ class Evaluate:
         with usage_errors():
             threads = use_threads(self.threads)
             setup = prepare(self)
+        for warning in noise_warnings(self.engine, setup.engine, self.noise):
+            say(console, warning)
         evaluation = measure(
             setup.policy,
             setup.engine,
@@ -95,8 +111,10 @@ class Evaluate:
             ),
             console,
         )
-        title = f"{self.policy} · {self.engine} · noise {self.noise:g} · {self.questions}"
-        console.print(evaluation_table(evaluation, f"{title} · {self.split} split"))
+        noise = noise_made(setup.engine, self.noise)
+        title = f"{self.policy} · {self.engine} · noise {noise:g} · {self.questions}"
+        told = [f"{title} · {self.split} split", *taken_from_run(self)]
+        console.print(evaluation_table(evaluation, " · ".join(told)))
         if (again := evaluation.searched_again_share) is not None:
             say(console, f"searched again after noisy documents: {again:.1%}")
         if self.json:
@@ -105,6 +123,22 @@ class Evaluate:
         if self.episodes:
             write_json_lines(self.episodes, evaluation.rows())
             say(console, f"episodes: {self.episodes}")
+
+
+def taken_from_run(config: Evaluate) -> list[str]:
+    """Return in a line which options are not the usual ones but those of the policy's run, if any.
+
+    Raises:
+        ValueError: If the run's options are damaged.
+    """
+    trained, usual = trained_options(config.policy), Evaluate()
+    same = [name for name in trained if trained[name] == getattr(config, name)]
+    taken = [
+        f"{name} {reprlib.repr(trained[name])}"
+        for name in same
+        if trained[name] != getattr(usual, name)
+    ]
+    return [f"as trained: {', '.join(taken)}"] if taken else []
 
 
 @dataclass(frozen=True)

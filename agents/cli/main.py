@@ -109,6 +109,10 @@ def parse(argv: Sequence[str]) -> Command:
     if isinstance(command, Train) and command.resume:
         # Read again: what is not said is as in that run, so that what is said can be told from it.
         return _read(argv, default=command.saved())
+    if isinstance(command, Evaluate):
+        with usage_errors():
+            defaults = command.as_trained()
+        return command if defaults == Evaluate() else _read(argv, default=defaults)
     return command
 
 

@@ -18,7 +18,7 @@ from zs_env.models import SIMULATORS
 from zs_env.random import derive
 from zs_env.search.engine import SearchEngine
 from zs_env.search.names import without_userinfo
-from zs_env.search.registry import ENGINES, make_engine, names_engine
+from zs_env.search.registry import ENGINES, make_engine, makes_noise, names_engine
 from zs_env.settings import Settings
 from zs_env.task.question_sets import NAMES, QuestionSet
 from zs_env.task.questions import Question
@@ -180,6 +180,24 @@ def load_engine(name: str, policy: LoraPolicy | None = None) -> SearchEngine:
         shown = without_userinfo(repr(name))
         raise ValueError(f"`engine` must be {known} or module:attribute, got {shown}")
     return make_engine(load_object("engine", name, ("search",)))
+
+
+def noise_made(engine: SearchEngine, noise: float) -> float:
+    """Return the probability of noisy documents that comes of asking an engine for `noise`."""
+    return noise if makes_noise(engine) else 0.0
+
+
+def noise_warnings(name: str, engine: SearchEngine, noise: float) -> list[str]:
+    """Return the line that says that an engine makes none of the noise it is asked for, if so.
+
+    Args:
+        name: What `--engine` calls it.
+        engine: The engine.
+        noise: The highest probability of noisy documents.
+    """
+    if noise == noise_made(engine, noise):
+        return []
+    return [f"warning: {name} makes no noise: no search brings noisy documents, at any noise"]
 
 
 def load_policy(name: str, device: str = "cpu") -> CausalLMPolicy:

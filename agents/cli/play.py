@@ -21,8 +21,10 @@ from agents.cli.options import (
     Threads,
     load_engine,
     load_questions,
+    noise_warnings,
 )
 from agents.cli.threads import needs_torch, use_threads
+from zs_env.search.engine import SearchEngine
 from zs_env.settings import Settings
 from zs_env.task.questions import Question
 
@@ -58,14 +60,17 @@ class Play:
         with usage_errors():
             if needs_torch(self.engine):
                 use_threads(self.threads)
-            env, questions = prepare(self)
+            engine = load_engine(self.engine)
+            env, questions = prepare(self, engine)
+        for warning in noise_warnings(self.engine, engine, self.noise):
+            console.print(warning, markup=False)
         console.print(RULES, markup=False)
         scores = play(env, questions, self.seed, console)
         env.close()
         console.print(farewell(scores), markup=False)
 
 
-def prepare(config: Play) -> tuple[gym.Env[str, str], tuple[Question, ...]]:
+def prepare(config: Play, engine: SearchEngine) -> tuple[gym.Env[str, str], tuple[Question, ...]]:
     """Check every option; return the environment and the questions in the order to ask them.
 
     Raises:
@@ -80,7 +85,7 @@ def prepare(config: Play) -> tuple[gym.Env[str, str], tuple[Question, ...]]:
     order = sorted(range(len(questions)), key=lambda index: derive(config.seed, index))
     env = gym.make(
         "ZeroSearch-v0",
-        engine=load_engine(config.engine),
+        engine=engine,
         noise=config.noise,
         max_turns=config.max_turns,
     )

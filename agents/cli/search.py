@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
 from rich.console import Console
@@ -20,7 +20,7 @@ from agents.cli.options import EngineName, Threads, load_engine
 from agents.cli.threads import needs_torch, use_threads
 from zs_env.rendering import showable
 from zs_env.search.engine import Document, NoiseKind, SearchRequest
-from zs_env.search.registry import search_all
+from zs_env.search.registry import makes_noise, search_all
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,10 @@ class Search:
             engine = load_engine(self.engine)
         start = time.perf_counter()
         [documents] = search_all(engine, [request])
-        answered = Answered(self.engine, request, tuple(documents), time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        if request.noisy and not makes_noise(engine):  # it was asked, and found what there is
+            request = replace(request, noisy=False, noise_kind=None)
+        answered = Answered(self.engine, request, tuple(documents), seconds)
         if self.json:
             sys.stdout.write(json.dumps(answered.as_json()) + "\n")
         else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from agents.cli.checks import check_at_least, usage_errors
-from agents.cli.options import EngineName, Threads, load_engine
+from agents.cli.options import EngineName, Threads, load_engine, noise_warnings
 from agents.cli.threads import needs_torch, use_threads
 
 if TYPE_CHECKING:
@@ -71,8 +71,11 @@ class Serve:
             with usage_errors():
                 if needs_torch(self.engine):
                     use_threads(self.threads)
-                app = make_app(load_engine(self.engine), config)
+                engine = load_engine(self.engine)
+                app = make_app(engine, config)
             warn_of_open_door(bound, config)
+            for warning in noise_warnings(self.engine, engine, self.noise):
+                print(f"zerosearch: {warning}", file=sys.stderr, flush=True)
             ready = f"serving {self.engine} at {url_of(bound)}"
             serve(app, bound, lambda: print(ready, flush=True), self.drain_seconds)
 

@@ -24,6 +24,7 @@ from agents.cli.options import (
     SimulatorModelName,
     Split,
     Threads,
+    noise_warnings,
     simulator_engine,
 )
 from agents.cli.threads import use_threads
@@ -253,6 +254,9 @@ class Train:
         done = setup.trainer.num_updates_done
         for warning in warnings_of(config):
             say(console, f"warning: {warning}")
+        noise = max(config.noise_start, config.noise_end)
+        for warning in noise_warnings(config.engine, setup.engine, noise):
+            say(console, warning)
         say(
             console,
             f"{config.algorithm} · policy {config.policy} · engine {config.engine} · "

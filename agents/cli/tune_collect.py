@@ -21,6 +21,7 @@ from agents.cli.options import (
     load_engine,
     load_policy,
     load_questions,
+    noise_warnings,
 )
 from agents.cli.provenance import weights_checksum
 from agents.cli.threads import use_threads
@@ -90,6 +91,8 @@ class Collect:
         with usage_errors():
             use_threads(self.threads)
             setup = prepare(self)
+        for warning in noise_warnings(self.engine, setup.engine, self.noise):
+            say(console, warning)
         total = len(setup.questions) * self.num_samples
         with usage_errors(DataError), progress_bar(console, "episodes", total) as advance:
             report = collect(

@@ -1,10 +1,12 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agents.cli.main import main
+from agents.cli.evaluate import Evaluate, taken_from_run
+from agents.cli.main import main, parse
 from agents.cli.options import load_engine, load_policy, load_questions, sample
 from zs_env.search.world import WorldSearchEngine
 
@@ -49,6 +51,120 @@ def test_table_shows_hops_and_invalid_actions(capsys: pytest.CaptureFixture[str]
     assert "invalid" in shown
     assert [line.split()[0] for line in shown.splitlines() if "–" in line] == ["1", "2", "all"]
     assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("engine", ["bm25", "empty"])
+def test_noise_that_the_engine_cannot_make_is_told_and_not_reported(
+    engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = evaluate(tmp_path, "--policy", "skill", "--engine", engine, "--noise", "0.5")
+    shown = capsys.readouterr().out
+    assert shown.count(f"warning: {engine} makes no noise") == 1
+    assert "noise 0.5" not in shown
+    assert "searched again" not in shown
+    assert result["searched_again_share"] is None
+    assert result["config"]["noise"] == 0.5
+
+
+@pytest.mark.parametrize(("engine", "noise"), [("world", "0.5"), ("bm25", "0")])
+def test_nothing_is_told_of_noise_that_comes_as_asked(
+    engine: str, noise: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(tmp_path, "--engine", engine, "--noise", noise)
+    shown = capsys.readouterr().out
+    assert "makes no noise" not in shown
+    assert f"noise {noise}" in shown
+
+
+PLAYED = {"prompt": "zerosearch", "max_turns": 3, "top_k": 2, "max_new_tokens": 16}
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, make_tiny_model: Any, tiny_tokenizer: Any) -> Callable[..., str]:
+    def make(**config: Any) -> str:
+        folder = tmp_path / "run"
+        make_tiny_model().save_pretrained(folder / "checkpoint")
+        tiny_tokenizer.save_pretrained(folder / "checkpoint")
+        described = {"config": config, "start_weights_sha256": "0"}
+        (folder / "config.json").write_text(json.dumps(described))
+        return str(folder)
+
+    return make
+
+
+def read_evaluate(*options: str) -> Evaluate:
+    command = parse(["evaluate", *options])
+    assert isinstance(command, Evaluate)
+    return command
+
+
+def played(command: Evaluate) -> dict[str, Any]:
+    return {name: getattr(command, name) for name in PLAYED}
+
+
+def test_policy_of_a_run_plays_as_it_was_trained(
+    make_run: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "result.json"
+    options = f"--policy {make_run(**PLAYED)} --engine world --num-questions 2 --threads 1"
+    assert main(["evaluate", *options.split(), "--json", str(file)]) == 0
+    config = json.loads(file.read_text())["config"]
+    assert {name: config[name] for name in PLAYED} == PLAYED
+    shown = " ".join(capsys.readouterr().out.split())
+    taken = "prompt 'zerosearch', max_turns 3, top_k 2, max_new_tokens 16"
+    assert f"as trained: {taken}" in shown
+
+
+def test_option_that_is_given_wins_over_the_runs(make_run: Callable[..., str]) -> None:
+    # 6 is the default, and given all the same.
+    command = read_evaluate("--policy", make_run(**PLAYED), "--max-turns", "6", "--top-k=5")
+    assert played(command) == PLAYED | {"max_turns": 6, "top_k": 5}
+    [told] = taken_from_run(command)
+    assert told == "as trained: prompt 'zerosearch', max_new_tokens 16"
+
+
+@pytest.mark.parametrize("name", ["best", "checkpoint"])
+def test_models_in_a_runs_folder_play_as_they_were_trained(
+    name: str, make_run: Callable[..., str]
+) -> None:
+    command = read_evaluate("--policy", f"{make_run(**PLAYED)}/{name}")
+    assert played(command) == PLAYED
+
+
+def test_model_folder_and_shipped_policy_keep_the_defaults(
+    make_run: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = Path(make_run(**PLAYED))
+    monkeypatch.chdir(tmp_path)
+    (run / "checkpoint").rename(tmp_path / "model")
+    run.rename("base")
+    for policy in ("model", str(tmp_path / "model"), "base"):
+        command = read_evaluate("--policy", policy)
+        assert played(command) == played(Evaluate())
+        assert taken_from_run(command) == []
+
+
+def test_run_in_a_preset_is_played_with_the_presets_prompt_and_documents(
+    make_run: Callable[..., str],
+) -> None:
+    usual = played(Evaluate()) | {"max_turns": 4}
+    folder = make_run(**usual, env_id="envs_registry:ZeroSearch-NQ-v0")
+    wanted = usual | {"prompt": "zerosearch", "top_k": 5}
+    assert played(read_evaluate("--policy", folder)) == wanted
+
+
+def test_run_of_a_version_that_knew_fewer_options_gives_what_it_has(
+    make_run: Callable[..., str],
+) -> None:
+    command = read_evaluate("--policy", make_run(max_turns=4))
+    assert played(command) == played(Evaluate()) | {"max_turns": 4}
+
+
+def test_damaged_option_of_a_run_is_one_clear_line(
+    make_run: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--policy", make_run(top_k="two")]) == 2
+    assert "config.json: `top_k` must be int, got 'two'" in capsys.readouterr().err
 
 
 def test_question_file_and_engine_of_ones_own(

@@ -61,6 +61,13 @@ def test_json_holds_request_documents_and_time(
     }
 
 
+def test_noise_that_the_engine_ignores_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--engine", "bm25", "--kind", "partial")
+    assert "noisy" not in search(capsys, *options)
+    shown = json.loads(search(capsys, *options, "--json"))
+    assert (shown["noisy"], shown["noise_kind"]) == (False, None)
+
+
 def test_options_reach_the_engine(capsys: pytest.CaptureFixture[str], engines: None) -> None:
     options = "--question Q? --answer one --answer two --kind partial --seed 7 --top-k 5"
     engine = ("--engine", "search_engines:Curious", "--json")

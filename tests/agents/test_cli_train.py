@@ -39,6 +39,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("runs") / "first")
 
 
+def test_noise_that_the_engine_cannot_make_is_told_once_and_not_logged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = "--noise-start 0.5 --noise-end 0.5 --policy skill --steps 1 --eval-every 0".split()
+    out = train(tmp_path / "run", "--engine", "bm25", *noise)
+    shown = capsys.readouterr().out
+    assert shown.count("warning: bm25 makes no noise") == 1
+    assert "noise 0.50" not in shown
+    [row] = read_metrics(out)
+    assert row["rollout/noise"] == row["rollout/noisy_share"] == 0
+    assert row["rollout/searches"] > 0
+
+
 @pytest.mark.parametrize("kind", [TrainerConfig, GRPO])
 def test_defaults_are_those_of_the_library(kind: Any) -> None:
     ours, theirs = Train(), kind()

@@ -24,6 +24,8 @@ _VERSION: Final = 1
 class BM25SearchEngine:
     """Rank passages with the library bm25s; noise and golden answers of a request are ignored."""
 
+    makes_noise: Final = False
+
     def __init__(
         self, passages: Sequence[str | Document], *, k1: float = 1.5, b: float = 0.75
     ) -> None:

@@ -23,7 +23,7 @@ from zs_env.search.description import canonical, describe_engine
 from zs_env.search.engine import Document, SearchEngine, SearchRequest
 from zs_env.search.names import Place
 from zs_env.search.recorded import CacheError, Reply, Source, request_key
-from zs_env.search.registry import check_engine, make_engine, search_all
+from zs_env.search.registry import check_engine, make_engine, makes_noise, search_all
 from zs_env.search.store import ReplyStore
 
 
@@ -90,6 +90,13 @@ class CachedSearchEngine:
         """Return which engine and which file."""
         kind, path = type(self).__name__, str(self._store.path)
         return f"{kind}({self.name!r}, {path!r}, mode={self.mode.value!r})"
+
+    @property
+    def makes_noise(self) -> bool:
+        """Whether the engine can be asked for noisy documents, as far as its name tells."""
+        if self._engine is not None:
+            return makes_noise(self._engine)
+        return makes_noise(self.name or next(iter(self._known_source().names), ""))
 
     def describe(self) -> dict[str, Any]:
         """Return what the replies depend on: the description of the engine itself."""

@@ -39,6 +39,8 @@ class DenseSearchEngine:
     Noise and golden answers of a request are ignored. Every query finds `top_k` passages.
     """
 
+    makes_noise: Final = False
+
     def __init__(
         self,
         corpus: str | Path,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from zs_env.search.engine import Document, SearchRequest
 
 
 class EmptySearchEngine:
     """Return no document for any request."""
+
+    makes_noise: Final = False
 
     def describe(self) -> dict[str, Any]:
         """Return that replies depend on nothing."""

@@ -55,7 +55,11 @@ class SearchRequest:
 
 
 class SearchEngine(Protocol):
-    """Anything that answers a batch of search requests."""
+    """Anything that answers a batch of search requests.
+
+    One that makes no noisy documents, whatever a request says, has an attribute `makes_noise` that
+    is False; then no search counts as noisy (`zs_env.search.registry.makes_noise`).
+    """
 
     def search(self, requests: Sequence[SearchRequest]) -> list[list[Document]]:
         """Return one list of at most `top_k` documents for each request, in order.

@@ -82,6 +82,8 @@ class GoogleSearchEngine:
     from several threads and inside a running event loop.
     """
 
+    makes_noise: Final = False
+
     def __init__(
         self,
         service: str = "serpapi",

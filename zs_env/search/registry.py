@@ -192,6 +192,10 @@ SCHEMES: Final[dict[str, Scheme]] = {
 }
 
 
+# They find what is there, and are never told what the environment wants.
+_NOISELESS: Final = frozenset({"bm25", "dense", "retriever", "serpapi", "serper", "empty"})
+
+
 def names_engine(text: str) -> bool:
     """Return whether `text` is an engine's name, or a scheme and a place.
 
@@ -229,6 +233,24 @@ def check_engine(engine: str | SearchEngine) -> None:
     error = ValueError if isinstance(engine, str) else TypeError
     shown = without_userinfo(repr(engine))  # where the scheme is misspelt, nobody looked at the URL
     raise error(f"`engine` must be {known} or an object with a search method, got {shown}")
+
+
+def makes_noise(engine: str | SearchEngine) -> bool:
+    """Return whether an engine can be asked for noisy documents; nothing is built.
+
+    An object says so with an attribute `makes_noise`; one without it counts as able, and so does
+    a name that tells nothing, such as that of recordings which are known by their digest alone.
+
+    Example:
+        >>> makes_noise("simulator"), makes_noise("bm25:wiki.jsonl"), makes_noise("cached:f#bm25")
+        (True, False, False)
+    """
+    if not isinstance(engine, str):
+        return bool(getattr(engine, "makes_noise", True))
+    scheme, _, rest = engine.partition(":")
+    if scheme == "cached":
+        return makes_noise(read_place(rest).model or "")
+    return scheme not in _NOISELESS
 
 
 def make_engine(engine: str | SearchEngine) -> SearchEngine:

@@ -24,6 +24,8 @@ class RetrieverSearchEngine:
     be pickled, copied, used from several threads and inside a running event loop.
     """
 
+    makes_noise: Final = False
+
     def __init__(
         self,
         urls: str | Sequence[str],
