@@ -12,9 +12,7 @@ ChatChoice = Literal["auto", "true", "false"]
 
 ALL_LINEAR = "all-linear"
 
-NO_CRITIC: Final = (
-    "`algorithm` must do without a critic where `lora_rank` is above 0, such as grpo"
-)
+NO_CRITIC: Final = "`algorithm` must do without a critic where `lora_rank` is above 0, such as grpo"
 """Told where LoRA and an algorithm do not suit each other."""
 
 
