@@ -59,6 +59,23 @@ def make_algorithm(spec: str, overrides: Mapping[str, Any] = _NO_OVERRIDES) -> A
     return algorithm
 
 
+def option_names(spec: str) -> frozenset[str]:
+    """Return the names of an algorithm's options.
+
+    Args:
+        spec: As for `make_algorithm`.
+
+    Raises:
+        ValueError: If there is no such algorithm.
+        TypeError: If the class is no dataclass that is an `Algorithm`.
+
+    Example:
+        >>> sorted(option_names("reinforce") & {"baseline", "clip_range"})
+        ['baseline']
+    """
+    return frozenset(_options(_load(spec.partition("?")[0])))
+
+
 def _load(name: str) -> type[Any]:
     if name not in PATHS and ":" not in name:
         known = ", ".join(PATHS)

@@ -104,7 +104,7 @@ def parse(argv: Sequence[str]) -> Command:
         if command.resume:
             raise CommandError(f"`recipe` must be left out beside `resume`, got {command.recipe!r}")
         with usage_errors():
-            given = recipe_options(Path(command.recipe))
+            given = recipe_options(Path(command.recipe), command.algorithm)
         return _read(argv, default=given)
     if isinstance(command, Train) and command.resume:
         # Read again: what is not said is as in that run, so that what is said can be told from it.

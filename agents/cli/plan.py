@@ -415,7 +415,7 @@ def describe_learning(settings: TrainSettings) -> str:
     rates = f"learning rate {trainer.learning_rate:g}"
     if "critic" in algorithm.needs:
         rates += f" and {trainer.critic_learning_rate:g} of the critic"
-    falls = trainer.schedule
+    falls: str = trainer.schedule
     if falls != "constant":
         falls += f", down to {trainer.last_rate_share:g} of that"
     kl_coef = getattr(algorithm, "kl_coef", None)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from rich.console import Console
 from tyro.conf import arg
@@ -35,6 +35,10 @@ from zs_env.search.names import without_userinfo
 if TYPE_CHECKING:
     from agents.cli.train_resume import RunRecord
     from agents.distributed import Processes
+
+
+OF_ALGORITHMS: Final = frozenset({"kl_coef", "clip_range"})
+"""Options of the algorithm, of which not every algorithm has each."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from agents.cli.options import (
     question_source,
 )
 from agents.cli.provenance import weights_checksum
-from agents.cli.train import Train
+from agents.cli.train import OF_ALGORITHMS, Train
 from agents.cli.train_folder import SAMPLER_FOLDER, check_out
 from agents.policies.model_options import ModelOptions
 from agents.samplers.names import importance_cap, read_sampler_name
@@ -200,7 +200,7 @@ def chosen_algorithm(config: Train) -> Algorithm:
     """
     from agents.algorithms.registry import make_algorithm
 
-    overrides = {name: getattr(config, name) for name in ("kl_coef", "clip_range")}
+    overrides = {name: getattr(config, name) for name in sorted(OF_ALGORITHMS)}
     algorithm = make_algorithm(config.algorithm, overrides)
     algorithm.check_group_size(config.group_size)
     return algorithm

@@ -21,6 +21,8 @@ from agents.cli.main import main, parse
 from agents.cli.plan import make_plan
 from agents.cli.recipes import recipe_options
 from agents.cli.train import Train, with_simulator
+from agents.cli.train_setup import chosen_algorithm, read_settings
+from agents.distributed import ALONE
 from agents.memory_plan import GIB
 from agents.metrics import read_metrics
 from agents.policies.causal_lm import CausalLMPolicy
@@ -367,9 +369,55 @@ def test_recipes_have_the_papers_settings(file):
         assert (config.lora_rank, config.lora_alpha) == (16, 32)
     else:
         assert (config.learning_rate, config.dtype) == (1e-6, "float32")
+    assert config.critic_learning_rate == 1e-5
     # A number with an exponent is a text to YAML, and `1.0` must stay a number.
     assert isinstance(config.learning_rate, float)
     assert f"--recipe examples/recipes/{file.name}" in file.read_text()
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_recipes_tell_what_they_leave_open(file):
+    text = " ".join(file.read_text().replace("#", " ").split())
+    assert "lr_warmup_steps_ratio: 0.95 with GRPO and REINFORCE, 0.285 with PPO, 0.015" in text
+    assert "best/ is chosen on questions of the test split and must not be reported" in text
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    assert "must not be reported" in page
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_a_recipe_trains_with_the_papers_other_algorithms(file):
+    recipe = ["train", "--recipe", str(file)]
+    reinforce = parse([*recipe, "--algorithm", "reinforce?baseline=false"])
+    assert (reinforce.kl_coef, reinforce.clip_range) == (0.001, None)
+    assert chosen_algorithm(reinforce).kl_coef == 0.001
+    ppo = chosen_algorithm(parse([*recipe, "--algorithm", "ppo"]))
+    assert (ppo.kl_coef, ppo.clip_range) == (0.001, 0.2)
+    # What the command line says is not left out.
+    given = parse([*recipe, "--algorithm", "reinforce", "--clip-range", "0.2"])
+    with pytest.raises(ValueError, match="`clip_range` is no option of reinforce"):
+        chosen_algorithm(given)
+    assert parse([*recipe, "--algorithm", "grpo"]).clip_range == 0.2
+
+
+def test_a_recipe_keeps_what_its_own_algorithm_does_not_know(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("algorithm: reinforce\nclip_range: 0.2\n")
+    with pytest.raises(ValueError, match="`clip_range` is no option of reinforce"):
+        chosen_algorithm(parse(["train", "--recipe", str(file)]))
+
+
+def test_an_unknown_algorithm_beside_a_recipe_is_told_in_one_line(capsys):
+    message = failure(capsys, "--recipe", RECIPES[0], "--algorithm", "nope")
+    assert "`algorithm` must be one of" in message
+
+
+def test_the_largest_gradient_is_an_option(tmp_path):
+    file, out = tmp_path / "mine.yaml", tmp_path / "run"
+    file.write_text("max_grad_norm: 0.25\n")
+    assert train(out, "--recipe", file, "--steps", 1) == 0
+    assert json.loads((out / "config.json").read_text())["config"]["max_grad_norm"] == 0.25
+    settings = read_settings(parse(["train", "--max-grad-norm", "0.5"]), ALONE)
+    assert settings.trainer.max_grad_norm == 0.5
 
 
 def test_there_are_recipes_of_all_models_in_full_and_with_lora():
