@@ -63,6 +63,8 @@ def test_demo_says_so_and_reports_no_noise(capsys: pytest.CaptureFixture[str]) -
         )
         == 0
     )
-    assert capsys.readouterr().out.splitlines().count(LINE) == 1
+    shown = capsys.readouterr().out
+    assert shown.splitlines().count(LINE) == 1
+    assert "after noisy documents: there were none" in shown
     results = json.loads(Path("run/demo.json").read_text())["evaluations"]
     assert {result["noise"] for result in results} == {0.0}
