@@ -20,6 +20,8 @@ LIBRARY = [
 class WordOverlapEngine:
     """Returns the documents that share most words with the query."""
 
+    makes_noise = False  # whatever the environment asks for: no search counts as noisy
+
     def search(self, requests: Sequence[SearchRequest]) -> list[list[Document]]:
         """Answer each request, in order."""
         return [

@@ -327,7 +327,7 @@ def _searched_again(results: Sequence[Result]) -> str:
         for result in results
         if (share := result.evaluation.searched_again_share) is not None
     ]
-    return f"after noisy documents: {', '.join(shares)}"
+    return f"after noisy documents: {', '.join(shares) or 'there were none'}"
 
 
 def _question_counts(results: Sequence[Result]) -> str:
