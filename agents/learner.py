@@ -125,16 +125,18 @@ class Learner:
             progress: Of the training, in [0, 1]: it decides the learning rates.
 
         Raises:
-            NonFiniteLossError: If a loss or gradient is no finite number; the step is not taken.
+            NonFiniteLossError: If an advantage, loss or gradient is no finite number; the step is
+                not taken.
+            TypeError: If the algorithm's targets are none.
             PeerError: If that, or anything else, happened in another process.
-            ValueError: If a reward is no finite number.
+            ValueError: If a reward is no finite number, or the targets have another shape.
         """
         self._set_rates(number, progress)
         tally, metrics = Tally(), {"useful_share": 0.0}
         if trajectories:
             batch, importance = self._own_logprobs(Batch.from_trajectories(trajectories))
             batch = self._prepare(batch)
-            targets = self.algorithm.targets(batch)
+            targets = self._targets(batch)
             _note(targets.advantages, trajectories)
             weighed = targets if importance is None else importance.weigh(targets)
             self._learn(batch, weighed, number, tally)
@@ -168,6 +170,15 @@ class Learner:
         if "reference_in_targets" in self.algorithm.needs:
             batch = replace(batch, reference_logprobs=self._ask(batch, self._reference_logprobs))
         return self.algorithm.shape_rewards(batch)
+
+    def _targets(self, batch: Batch) -> Targets:
+        targets = self.algorithm.checked_targets(batch)
+        broken = torch.nonzero(~(targets.advantages * targets.weights).isfinite().all(1)).flatten()
+        if len(broken):
+            # Left alone, such an episode would count as one that nothing can be learned from.
+            message = f"advantages and weights must be finite, got others in {len(broken)} episodes"
+            raise NonFiniteLossError(message, batch.rows(broken))
+        return targets
 
     def _ask(self, batch: Batch, question: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
         """Return a number for each action token of a whole batch, (B, T), 0 elsewhere."""

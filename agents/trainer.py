@@ -200,8 +200,13 @@ class Trainer:
                 given before each update; whoever made it closes it. None lets the policy play.
 
         Raises:
+            TypeError: If the policy or the algorithm is none, a name or a class, say.
             ValueError: If there is no environment.
         """
+        if not hasattr(policy, "score"):
+            raise TypeError(f"`policy` must be one, as CausalLMPolicy.load returns, got {policy!r}")
+        if not isinstance(algorithm, Algorithm | None):
+            raise TypeError(f"`algorithm` must be an instance of one, got {algorithm!r}")
         self.policy = policy
         self.envs = list(env) if isinstance(env, Sequence) else [env]
         if not self.envs:

@@ -163,6 +163,23 @@ class Algorithm(ABC):
     def targets(self, batch: Batch) -> Targets:
         """Return advantages and weights of a whole batch, whose rewards are shaped."""
 
+    def checked_targets(self, batch: Batch) -> Targets:
+        """Return the targets of a batch, checked for what an algorithm of one's own may get wrong.
+
+        Raises:
+            TypeError: If they are no `Targets`.
+            ValueError: If a tensor has not the batch's shape.
+        """
+        targets, name = self.targets(batch), f"{type(self).__name__}.targets"
+        if not isinstance(targets, Targets):
+            raise TypeError(f"`{name}` must return Targets, got {type(targets).__name__}")
+        wanted = tuple(batch.logprobs.shape)
+        for field in ("advantages", "weights"):
+            found = tuple(getattr(targets, field).shape)
+            if found != wanted:
+                raise ValueError(f"`{name}` must return {field} of shape {wanted}, got {found}")
+        return targets
+
     @abstractmethod
     def loss(self, view: TokenView) -> Loss:
         """Return a micro-batch's share of the loss."""

@@ -275,6 +275,41 @@ def test_episodes_without_an_action_mean_no_step(name, make_policy):
     assert all(math.isfinite(value) for value in row.values())
 
 
+@dataclass(frozen=True)
+class Misshapen(Algorithm):
+    """Returns what a plug-in may return by mistake."""
+
+    what: str
+
+    def targets(self, batch):
+        mask = batch.action_mask
+        if self.what == "tuple":
+            return mask.float(), mask.float()
+        if self.what == "flat":
+            return Targets(batch.rewards, mask.float())
+        wrong = torch.where((batch.groups[:, None] == 1) & mask, torch.nan, mask.float())
+        return Targets(wrong, mask / mask.sum())
+
+    def loss(self, view):
+        raise AssertionError("no loss is asked for")
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "message"),
+    [
+        ("tuple", TypeError, "`Misshapen.targets` must return Targets, got tuple"),
+        ("flat", ValueError, r"must return advantages of shape \(6, \d+\), got \(6,\)"),
+        ("nan", NonFiniteLossError, "advantages and weights must be finite, got others in 2 ep"),
+    ],
+)
+def test_targets_of_ones_own_are_checked(make_policy, what, error, message):
+    policy = make_policy()
+    before = weights(policy.module)
+    with pytest.raises(error, match=message):
+        make_learner(policy, Misshapen(what)).update(scored(policy, episodes()), 0)
+    assert torch.equal(weights(policy.module), before)
+
+
 @pytest.mark.parametrize("name", PATHS)
 def test_group_of_equal_rewards_is_finite(name, make_policy):
     policy = make_policy()

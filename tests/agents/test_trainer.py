@@ -368,6 +368,17 @@ def test_groups_of_one_are_refused_where_the_algorithm_compares(make_policy):
     env.close()
 
 
+@pytest.mark.parametrize("algorithm", [GRPO, "grpo"])
+def test_what_is_no_algorithm_is_refused(make_policy, share_env, algorithm):
+    with pytest.raises(TypeError, match=r"`algorithm` must be an instance .*(GRPO|grpo)"):
+        Trainer(make_policy(), share_env, algorithm)
+
+
+def test_what_is_no_policy_is_refused(share_env):
+    with pytest.raises(TypeError, match=r"`policy` must be one, .*got 'base'"):
+        Trainer("base", share_env)
+
+
 def test_queries_that_nobody_reads_are_not_counted():
     """The environment sends none in the last turn."""
     trajectory = Trajectory(turns=[Turn("", "search", noisy, 0.0, 0, 0) for noisy in (True, False)])
