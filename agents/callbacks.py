@@ -393,6 +393,16 @@ class ProgressCallback(Callback):
             line = progress_line(metrics, number, self._num_updates, self._eval_key)
             self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
+    def on_training_end(self, trainer: Trainer) -> None:
+        """Tell of updates that took no step, which nothing else on the screen shows."""
+        num_idle = sum(row.get("train/num_steps") == 0 for row in self._history)
+        if num_idle:
+            text = (
+                f"nothing to learn from in {num_idle} of {len(self._history)} updates: no episode "
+                "earned more or less than what it was compared with"
+            )
+            self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
     def _render(self) -> RenderableType:
         return Group(self._bar, progress_table(self._history, self._eval_key))
 

@@ -322,6 +322,7 @@ def show_progress(console: Console, num_updates: int, rows: list[dict[str, float
     with ProgressCallback(console, num_updates, "world") as callback:
         for update, row in enumerate(rows, start=1):
             callback.on_update_end(make_trainer(update), NO_EPISODES, row)
+        callback.on_training_end(make_trainer(update))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -337,6 +338,15 @@ def test_progress_is_one_plain_line_an_update_elsewhere_than_on_a_terminal() -> 
     assert first.startswith("update  1/10  F1 0.250  EM 0.500  searches 0.50  noise 0.50  1.0 s")
     assert second.endswith("held out: EM 0.500 [0.40, 0.60]")
     assert "\x1b" not in first + second
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_updates_that_learned_nothing_are_told_at_the_end(is_terminal: bool) -> None:
+    rows = [make_metrics(0.0) | {"train/num_steps": number} for number in (0.0, 1.0, 0.0)]
+    console = Console(file=io.StringIO(), width=80, force_terminal=is_terminal)
+    assert "nothing to learn from in 2 of 3 updates: no episode" in show_progress(console, 3, rows)
+    console = Console(file=io.StringIO(), width=80, force_terminal=is_terminal)
+    assert "nothing to learn" not in show_progress(console, 3, rows[1:2])
 
 
 def test_progress_on_a_terminal_shows_curves_and_the_last_evaluation() -> None:
