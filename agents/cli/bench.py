@@ -241,11 +241,13 @@ def show_plan(command: Bench, setup: Setup, console: Console) -> None:
 
 def finish(command: Bench, setup: Setup, console: Console) -> None:
     """Write results and report, and say where they are and what failed."""
+    from agents.bench.failures import failure_lines
     from agents.bench.report import PAGE_FILE, write_report
     from agents.bench.results import summarise
     from agents.bench.rows import RESULTS_FILE
     from agents.bench.store import FAILED
     from agents.cli.display import say
+    from agents.pages.visible import visible
 
     rows = wanted_rows(command, setup)
     results = {
@@ -262,6 +264,8 @@ def finish(command: Bench, setup: Setup, console: Console) -> None:
         say(
             console, f"{failed} episodes failed and count as wrong; --retry-failed plays them again"
         )
+        for line in failure_lines(rows):
+            say(console, f"  {visible(line)}")
     say(console, f"report: {command.out / PAGE_FILE}; all numbers: {command.out / RESULTS_FILE}")
 
 

@@ -51,6 +51,21 @@ class Deadly(ScriptedAgent):
         os._exit(3)
 """
 
+CRASHING = """
+from itertools import count
+from agents.baselines.scripted import ScriptedAgent
+
+calls = count(1)
+
+class Broken(ScriptedAgent):
+    def predict(self, *args):
+        raise RuntimeError("no \\x1b[31mserver")
+
+class Fickle(ScriptedAgent):
+    def predict(self, *args):
+        raise KeyError(f"call {next(calls)}")
+"""
+
 
 @pytest.fixture
 def in_tmp(tmp_path, monkeypatch):
@@ -201,6 +216,21 @@ def test_death_of_a_process_is_recorded_and_played_again_if_wanted(in_tmp, capsy
     assert bench("--workers", "2", "--retry-failed", agents=agents, **values) == 0
     assert len(episodes()) == 4
     assert [each["num_failed"] for each in results()["conditions"]] == [0, 0]
+
+
+def test_reasons_of_failures_are_told_once_with_their_counts(in_tmp, capsys):
+    Path("crashing_agents.py").write_text(CRASHING)
+    values = {"engines": ["world"], "noise": [0], "num_questions": 7}
+    agents = [{name: f"crashing_agents:{name}"} for name in ("Broken", "Fickle")]
+    assert bench("--workers", "1", agents=agents, **values) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("RuntimeError: no <U+001B>[31mserver") == 1
+    lines = shown[shown.index("14 episodes failed") :].splitlines()
+    assert lines[1] == "  7 × RuntimeError: no <U+001B>[31mserver (4 of them not tried)"
+    assert lines[2] == "  5 × KeyError: 'call 4' (4 of them not tried)"
+    assert lines[3] == "  1 × KeyError: 'call 2'"
+    assert lines[4] == "  and 1 other reason"
+    assert "- 7 × RuntimeError" in Path("out/report.md").read_text()
 
 
 def condition(agent, engine, noise):
