@@ -281,7 +281,7 @@ def results_tables(conditions: Sequence[Mapping[str, Any]], width: int) -> list[
     agents = list(dict.fromkeys(each["agent"] for each in conditions))
     cells = {(e["agent"], _column(e)): _cell(e["metrics"]["exact_match"]) for e in conditions}
     columns = list(dict.fromkeys(map(_column, conditions)))
-    tables = []
+    tables: list[Table] = []
     for block in _blocks(columns, width - _EDGES - _fit("agent", *agents, width=width), width):
         table = _empty_table(agents, block, width, "" if tables else _TITLE)
         for agent in agents:
