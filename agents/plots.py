@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from agents.metrics import Row, read_metrics
@@ -48,6 +49,7 @@ def plot_learning_curve(metrics: Path | Sequence[Row], out_png: Path) -> None:
     _draw_training(axes, rows)
     _draw_evaluations(axes, rows)
     axes.set_xlabel("update", fontsize=12)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_ylabel("F1, exact match", fontsize=12)
     axes.set_ylim(0, 1.02)
     axes.tick_params(labelsize=11)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from agents.bench.failures import failure_lines
 from agents.bench.reading import BenchRun
 from agents.bench.report_data import title
 from agents.pages.visible import markdown_text, visible
@@ -26,7 +27,8 @@ def markdown(run: BenchRun) -> str:
     results = run.results
     sections = [
         f"# {markdown_text(title(run))}",
-        _notes(run.notes),
+        _list(run.notes),
+        _section("Failed episodes", _FAILED, _list(failure_lines(run.episodes))),
         _section("Noise robustness", _ROBUSTNESS, _robustness(results["robustness"])),
         _section("Simulator-to-real gap", _GAP, _gaps(results["sim_to_real"])),
         _section("Agents and conditions", _CONDITIONS, _conditions(results["conditions"])),
@@ -37,6 +39,7 @@ def markdown(run: BenchRun) -> str:
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
+_FAILED: Final = "They count as wrong answers, for these reasons."
 _ROBUSTNESS: Final = (
     "Exact match against the probability p of noisy documents, and the area under that curve "
     "divided by the width of its range."
@@ -71,12 +74,12 @@ def estimate(value: Mapping[str, Any] | None, digits: int = 3) -> str:
     return f"{mean} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
 
-def _notes(notes: Sequence[str]) -> str:
-    return "\n".join(f"- {markdown_text(note)}" for note in notes)
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {markdown_text(line)}" for line in lines)
 
 
-def _section(name: str, about: str, table: str) -> str:
-    return f"## {name}\n\n{about}\n\n{table}" if table else ""
+def _section(name: str, about: str, content: str) -> str:
+    return f"## {name}\n\n{about}\n\n{content}" if content else ""
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -15,6 +15,7 @@ from typing import Final
 from agents.baselines.registry import make_agent
 from agents.bench.config import BenchConfig
 from agents.bench.engines import open_engine
+from agents.bench.failures import not_played
 from agents.bench.plan import Chunk
 from agents.bench.rows import Condition, EpisodeRow, TurnRow
 from agents.bench.store import FAILED
@@ -71,7 +72,7 @@ def _play_one_by_one(config: BenchConfig, chunk: Chunk) -> list[EpisodeRow]:
             rows += failed_rows(Chunk(chunk.condition, (question,)), _reason(error))
             if num_failures == MAX_FAILURES:
                 rest = Chunk(chunk.condition, chunk.questions[place + 1 :])
-                why = f"not played after {MAX_FAILURES} failures in a row: {_reason(error)}"
+                why = not_played(MAX_FAILURES, _reason(error))
                 return rows + failed_rows(rest, why)
     return rows
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from shlex import join
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +23,11 @@ from agents.cli.threads import use_threads
 
 ENV_ID: Final = "ZeroSearch-v0"
 """The environment that a table need not name."""
+
+_TITLE: Final = "Exact match, 95 % intervals"
+_INTERVAL: Final = len("0.00–0.00")
+_EDGES: Final = 2  # characters that the style of our tables takes at both ends together
+_GAP: Final = 3  # and between two columns
 
 if TYPE_CHECKING:
     from agents.bench.config import BenchConfig
@@ -235,11 +241,13 @@ def show_plan(command: Bench, setup: Setup, console: Console) -> None:
 
 def finish(command: Bench, setup: Setup, console: Console) -> None:
     """Write results and report, and say where they are and what failed."""
+    from agents.bench.failures import failure_lines
     from agents.bench.report import PAGE_FILE, write_report
     from agents.bench.results import summarise
     from agents.bench.rows import RESULTS_FILE
     from agents.bench.store import FAILED
     from agents.cli.display import say
+    from agents.pages.visible import visible
 
     rows = wanted_rows(command, setup)
     results = {
@@ -250,32 +258,66 @@ def finish(command: Bench, setup: Setup, console: Console) -> None:
     }
     write_json(command.out / RESULTS_FILE, results)
     write_report(command.out)
-    console.print(results_table(results["conditions"]))
+    for table in results_tables(results["conditions"], console.width):
+        console.print(table)
     if failed := sum(row.stop_reason == FAILED for row in rows):
         say(
             console, f"{failed} episodes failed and count as wrong; --retry-failed plays them again"
         )
+        for line in failure_lines(rows):
+            say(console, f"  {visible(line)}")
     say(console, f"report: {command.out / PAGE_FILE}; all numbers: {command.out / RESULTS_FILE}")
 
 
-def results_table(conditions: Sequence[Mapping[str, Any]]) -> Table:
+def results_tables(conditions: Sequence[Mapping[str, Any]], width: int) -> list[Table]:
     """Return exact match with its interval: a row an agent, a column a condition.
+
+    Where not all conditions fit beside each other, each table has some of them.
 
     Args:
         conditions: As results.json has them.
+        width: Of the terminal, in characters; at least 27, or numbers are cut off.
     """
+    agents = list(dict.fromkeys(each["agent"] for each in conditions))
+    cells = {(e["agent"], _column(e)): _cell(e["metrics"]["exact_match"]) for e in conditions}
+    columns = list(dict.fromkeys(map(_column, conditions)))
+    tables: list[Table] = []
+    for block in _blocks(columns, width - _EDGES - _fit("agent", *agents, width=width), width):
+        table = _empty_table(agents, block, width, "" if tables else _TITLE)
+        for agent in agents:
+            table.add_row(Text(agent), *(cells.get((agent, each), Text("–")) for each in block))
+        tables.append(table)
+    return tables
+
+
+def _blocks(columns: Sequence[str], room: int, width: int) -> list[list[str]]:
+    """Return the columns in parts that fit into the room beside the agents."""
+    blocks: list[list[str]] = [[]]
+    left = room
+    for column in columns:
+        needed = _GAP + _fit(column, width=width)
+        if blocks[-1] and needed > left:
+            blocks.append([])
+            left = room
+        blocks[-1].append(column)
+        left -= needed
+    return blocks
+
+
+def _fit(*texts: str, width: int) -> int:
+    """Return how wide a column is made: names that take over a third of the width are folded."""
+    longest = max(cell_len(line) for text in texts for line in text.splitlines())
+    return max(min(longest, width // 3), _INTERVAL)
+
+
+def _empty_table(agents: Sequence[str], columns: Sequence[str], width: int, title: str) -> Table:
     from agents.cli.display import new_table
 
-    columns = dict.fromkeys(map(_column, conditions))
-    rows: dict[str, dict[str, Text]] = {}
-    for each in conditions:
-        rows.setdefault(each["agent"], {})[_column(each)] = _cell(each["metrics"]["exact_match"])
-    table = new_table("Exact match, 95 % intervals")
-    table.add_column("agent", overflow="fold")  # numbers must not be cut off
+    table = new_table(title)
+    table.add_column("agent", width=_fit("agent", *agents, width=width), overflow="fold")
     for column in columns:
-        table.add_column(Text(column), justify="right", no_wrap=True)
-    for agent, cells in rows.items():
-        table.add_row(Text(agent), *(cells.get(column, Text("–")) for column in columns))
+        size = _fit(column, width=width)
+        table.add_column(Text(column), justify="right", width=size, overflow="fold")
     return table
 
 

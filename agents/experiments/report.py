@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from agents.experiments.claims import Claim, Finding, Judgement, judge
 from agents.experiments.design import DEFAULT_ALGORITHM, Arm, Protocol
@@ -423,5 +424,6 @@ def _draw_curves(axes: Axes, curves: Sequence[Sequence[float]], everyone: Sequen
     for curve in curves:
         axes.plot(steps, curve, color="#0072B2", lw=0.7, alpha=0.5)
     axes.plot(steps, _mean_curve(curves), color="#0072B2", lw=1.8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

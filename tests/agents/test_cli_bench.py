@@ -19,7 +19,7 @@ from rich.console import Console
 from agents.bench.plan import key_of
 from agents.bench.rows import EPISODES_FILE
 from agents.bench.store import read_rows
-from agents.cli.bench import results_table
+from agents.cli.bench import results_tables
 from agents.cli.main import main
 from zs_env.lm.generator import Chat, SamplingParams
 from zs_env.lm.transformers import TransformersLM
@@ -49,6 +49,21 @@ class Deadly(ScriptedAgent):
     def predict(self, *args):
         import os
         os._exit(3)
+"""
+
+CRASHING = """
+from itertools import count
+from agents.baselines.scripted import ScriptedAgent
+
+calls = count(1)
+
+class Broken(ScriptedAgent):
+    def predict(self, *args):
+        raise RuntimeError("no \\x1b[31mserver")
+
+class Fickle(ScriptedAgent):
+    def predict(self, *args):
+        raise KeyError(f"call {next(calls)}")
 """
 
 
@@ -203,20 +218,70 @@ def test_death_of_a_process_is_recorded_and_played_again_if_wanted(in_tmp, capsy
     assert [each["num_failed"] for each in results()["conditions"]] == [0, 0]
 
 
-def test_long_name_is_wrapped_before_a_number_is_cut_off():
+def test_reasons_of_failures_are_told_once_with_their_counts(in_tmp, capsys):
+    Path("crashing_agents.py").write_text(CRASHING)
+    values = {"engines": ["world"], "noise": [0], "num_questions": 7}
+    agents = [{name: f"crashing_agents:{name}"} for name in ("Broken", "Fickle")]
+    assert bench("--workers", "1", agents=agents, **values) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("RuntimeError: no <U+001B>[31mserver") == 1
+    lines = shown[shown.index("14 episodes failed") :].splitlines()
+    assert lines[1] == "  7 × RuntimeError: no <U+001B>[31mserver (4 of them not tried)"
+    assert lines[2] == "  5 × KeyError: 'call 4' (4 of them not tried)"
+    assert lines[3] == "  1 × KeyError: 'call 2'"
+    assert lines[4] == "  and 1 other reason"
+    assert "- 7 × RuntimeError" in Path("out/report.md").read_text()
+
+
+def condition(agent, engine, noise):
     metrics = {"exact_match": {"mean": 0.5, "low": 0.25, "high": 0.75}}
+    where = {"environment": "ZeroSearch-v0", "engine": engine, "noise": noise}
+    return {"agent": agent, **where, "metrics": metrics}
+
+
+def shown_tables(conditions, width):
+    console = Console(width=width, file=StringIO())
+    for table in results_tables(conditions, width):
+        console.print(table)
+    return console.file.getvalue()
+
+
+def test_long_name_is_wrapped_before_a_number_is_cut_off():
     places = [("simulator-medium", 0), ("simulator-medium", 0.5), ("bm25", 0)]
-    conditions = [
-        {"agent": "a" * 60, "environment": "ZeroSearch-v0", "engine": e, "noise": n}
-        | {"metrics": metrics}
-        for e, n in places
-    ]
-    console = Console(width=80, file=StringIO())
-    console.print(results_table(conditions))
-    shown = console.file.getvalue()
+    shown = shown_tables([condition("a" * 60, *place) for place in places], 80)
     assert shown.count("0.25–0.75") == 3
     assert shown.count("a") >= 60
     assert max(map(len, shown.splitlines())) <= 80
+    assert shown.count("agent") == 1
+
+
+@pytest.mark.parametrize("name", ["world", "simulator-medium", "bm25:" + "x" * 70])
+@pytest.mark.parametrize("agent", ["random", "q" * 70])
+@pytest.mark.parametrize("width", [27, 40, 80, 200])
+def test_no_number_of_conditions_costs_a_name_or_a_number(name, agent, width):
+    noises = [0.1, 0.2, 0.4, 0.6, 0.8, 1]
+    places = [*((name, noise) for noise in noises), ("bm25", 0)]
+    shown = shown_tables([condition(who, *at) for who in (agent, "b") for at in places], width)
+    assert max(map(len, shown.splitlines())) <= width
+    assert "…" not in shown
+    assert shown.count("0.500") == shown.count("0.25–0.75") == 14
+    for noise in noises:
+        assert shown.count(f"noise {noise:g}") == 1
+    assert shown.count("x") == 1 + 6 * name.count("x")  # one is in the title
+    assert shown.count("q") >= agent.count("q")
+
+
+def test_every_block_of_the_table_names_the_agents(in_tmp, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    values = {"agents": ["random", "scripted"], "noise": [0, 0.2, 0.4, 0.6, 0.8, 1]}
+    assert bench("--workers", "1", **values, num_questions=1) == 0
+    shown = capsys.readouterr().out
+    lines = [line.split() for line in shown.splitlines()]
+    for agent in ("random", "scripted"):
+        scores = [words[1:] for words in lines if words[:1] == [agent]]
+        assert list(map(len, scores)) == [5, 2]
+    assert "…" not in shown
+    assert shown.count("Exact match, 95 % intervals") == 1
 
 
 def test_mistakes_are_told_in_one_line(in_tmp, capsys):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from PIL import Image
 
 from agents.metrics import Logger, Row
@@ -39,6 +40,19 @@ def test_same_rows_draw_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         plot_learning_curve(made_up_rows(10), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize("num_updates", [1, 2, 3, 4, 20, 300])
+def test_ticks_are_whole_updates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_updates: int
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: drawn.append(figure))
+    plot_learning_curve(made_up_rows(num_updates), tmp_path / "curve.png")
+    low, high = drawn[0].axes[0].get_xlim()
+    ticks = [tick for axes in drawn[0].axes for tick in axes.get_xticks() if low <= tick <= high]
+    assert ticks
+    assert all(float(tick).is_integer() for tick in ticks)
 
 
 @pytest.mark.parametrize("prefix", ["rollout/f1", "rollout/noise", "eval/"])

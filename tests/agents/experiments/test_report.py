@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from agents.cli.experiment import show_report
@@ -121,7 +122,7 @@ def test_typical_time_is_that_of_runs_with_training() -> None:
     assert summarise(MINIATURE, Protocol(), arms, runs[:1]).run_seconds is None
 
 
-def compared(seeds: int) -> Report:
+def compared(seeds: int, num_updates: int = 4) -> Report:
     arms = find_arms(COMPARISON, ["reinforce", "grpo", "ppo"])
     runs = [
         FinishedRun(
@@ -131,7 +132,7 @@ def compared(seeds: int) -> Report:
             60.0,
             [
                 {"rollout/reward": update / 9 + number / 9, "rollout/searches": 2.0 + seed}
-                for update in range(4)
+                for update in range(num_updates)
             ],
         )
         for number, arm in enumerate(arms)
@@ -155,6 +156,20 @@ def test_curves_are_drawn_and_linked(tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "(curves.png)" in markdown(found, "c", "f", "curves.png")
     assert "(curves.png)" not in markdown(found, "c", "f")
+
+
+@pytest.mark.parametrize("num_updates", [1, 2, 3, 15])
+def test_ticks_of_curves_are_whole_updates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_updates: int
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: drawn.append(figure))
+    plot_curves(compared(2, num_updates), tmp_path / "curves.png")
+    for panel in drawn[0].axes:
+        low, high = panel.get_xlim()
+        ticks = [tick for tick in panel.get_xticks() if low <= tick <= high]
+        assert ticks
+        assert all(float(tick).is_integer() for tick in ticks)
 
 
 def test_no_curves_without_training(tmp_path: Path) -> None:

@@ -66,6 +66,26 @@ def test_markdown_has_a_line_for_each_condition_and_pair(folder):
     assert "zerosearch bench miniwiki.yaml" in page
 
 
+def test_markdown_tells_why_episodes_failed(bench, rows, tmp_path):
+    errors = ["RuntimeError: <b>\u202e"] * 2 + ["not played after 3 failures in a row: OSError"]
+    failed = [
+        replace(row, exact_match=0.0, stop_reason="failed", error=error)
+        for row, error in zip(rows, errors, strict=False)
+    ]
+    folder = bench["write"](tmp_path / "bench", [*failed, *rows[len(failed) :]])
+    write_report(folder)
+    page = (folder / "report.md").read_text()
+    assert (
+        "## Failed episodes\n\nThey count as wrong answers, for these reasons.\n\n"
+        "- 2 × RuntimeError: \\<b\\>\\<U+202E\\>\n- 1 × OSError (1 of them not tried)\n"
+    ) in page
+
+
+def test_markdown_has_no_section_on_failures_where_nothing_failed(folder):
+    write_report(folder)
+    assert "Failed episodes" not in (folder / "report.md").read_text()
+
+
 def test_hostile_text_stays_text_in_markdown(bench, tmp_path):
     name = "<b>|`x`*\u202e"
     folder = bench["write"](tmp_path / "bench", bench["rows"]({name: 0.5}))
