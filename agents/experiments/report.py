@@ -11,9 +11,9 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from agents.experiments.claims import Claim, Finding, Judgement, judge
+from agents.experiments.claims import Claim, Finding, Judgement, Verdict, judge
 from agents.experiments.design import DEFAULT_ALGORITHM, Arm, Protocol
-from agents.experiments.experiment import Experiment
+from agents.experiments.experiment import Experiment, claims_about, other_pairs
 from agents.experiments.measures import MEASURES, NOISY_EXAM
 from agents.experiments.run_files import FinishedRun
 from agents.experiments.statistics import ALPHA, POWER, Mean, mean_of
@@ -52,9 +52,12 @@ class Report:
         experiment: What is compared.
         protocol: What all runs have in common.
         arms: In the order of the table.
-        judgements: Of the claims.
+        judgements: Of the claims whose arms are all in `arms`.
         noisy_judgements: The same comparisons by the noisy exam, of the claims that name no
             measure; no verdict of the experiment.
+        others: Comparisons of arms that no such claim is about, by the experiment's first
+            measure.
+        noisy_others: The same by the noisy exam.
         run_seconds: Median time of a run with training; None before the first.
     """
 
@@ -63,6 +66,8 @@ class Report:
     arms: tuple[ArmResult, ...]
     judgements: tuple[Judgement, ...]
     noisy_judgements: tuple[Judgement, ...]
+    others: tuple[Finding, ...]
+    noisy_others: tuple[Finding, ...]
     run_seconds: float | None
 
 
@@ -73,13 +78,17 @@ def summarise(
     results = tuple(ArmResult(arm, _by_seed(arm, runs)) for arm in arms)
     trained = {result.arm.name for result in results if result.arm.is_trained}
     seconds = [run.seconds for run in runs if run.arm in trained]
-    usual = [claim for claim in experiment.claims if not claim.measure]
+    names = [result.arm.name for result in results]
+    claims = claims_about(experiment, names)
+    others = Claim("", other_pairs(experiment, names))  # nobody says which arm is better
     return Report(
         experiment,
         protocol,
         results,
-        tuple(_judge(claim, results, measure_of(claim, experiment)) for claim in experiment.claims),
-        tuple(_judge(claim, results, NOISY_EXAM) for claim in usual),
+        tuple(_judge(claim, results, measure_of(claim, experiment)) for claim in claims),
+        tuple(_judge(claim, results, NOISY_EXAM) for claim in claims if not claim.measure),
+        _judge(others, results, measure_of(others, experiment)).findings,
+        _judge(others, results, NOISY_EXAM).findings,
         statistics.median(seconds) if seconds else None,
     )
 
@@ -110,7 +119,27 @@ def as_json(report: Report) -> dict[str, Any]:
             _judgement_as_json(judgement, report) | {"measure": NOISY_EXAM}
             for judgement in report.noisy_judgements
         ],
+        **_others_as_json(report),
     }
+
+
+def _others_as_json(report: Report) -> dict[str, Any]:
+    if not report.others:
+        return {}
+    named = {
+        "other_comparisons": (report.experiment.measures[0], report.others),
+        "other_comparisons_by_noisy_exam": (NOISY_EXAM, report.noisy_others),
+    }
+    return {
+        name: {"measure": measure, "comparisons": [_other_as_json(each) for each in findings]}
+        for name, (measure, findings) in named.items()
+    }
+
+
+def _other_as_json(finding: Finding) -> dict[str, Any]:
+    values = asdict(finding)
+    arms = {"first": values.pop("better"), "second": values.pop("worse")}
+    return {**arms, **values, "verdict": OTHER_VERDICTS[finding.verdict]}
 
 
 def _arm_as_json(result: ArmResult, report: Report) -> dict[str, Any]:
@@ -234,6 +263,19 @@ def finding_row(finding: Finding) -> tuple[str, ...]:
     )
 
 
+OTHER_VERDICTS: Final = {
+    Verdict.HOLDS: "higher",
+    Verdict.FAILS: "lower",
+    Verdict.NOT_RESOLVED: "not resolved",
+}
+"""Verdicts of comparisons that no claim is about: where the first arm is, next to the second."""
+
+
+def other_row(finding: Finding) -> tuple[str, ...]:
+    """Return a line of the table of other comparisons, as `finding_row` does of a claim's."""
+    return (*finding_row(finding)[:-1], OTHER_VERDICTS[finding.verdict])
+
+
 FINDING_HEADS = (
     "comparison",
     "seeds",
@@ -260,8 +302,9 @@ def markdown(report: Report, command: str, figure: str, curves: str = "") -> str
         _measures(report.experiment),
         f"![Each arm, a dot a seed]({figure})",
         *([f"![Reward and searches by update]({curves})"] if curves else []),
-        "## What became of the claims",
+        *(["## What became of the claims"] if report.judgements else []),
         *(_claim_section(i, each, report) for i, each in enumerate(report.judgements, 1)),
+        *_other_section(report),
         "\n\n".join((_METHOD, *report.experiment.remarks)),
         "## The arms",
         _table(("arm", "policies trained with"), [_about(result.arm) for result in report.arms]),
@@ -301,13 +344,27 @@ def _claim_section(number: int, judgement: Judgement, report: Report) -> str:
     return f"{number}. **{claim.title}{by}: {judgement.verdict}.**\n\n{_table(FINDING_HEADS, rows)}"
 
 
-def _under_noise(report: Report) -> tuple[str, ...]:
-    if NOISY_EXAM not in report.experiment.measures:
+def _other_section(report: Report) -> tuple[str, ...]:
+    if not report.others:
         return ()
-    tables = (
-        _table(FINDING_HEADS, [finding_row(finding) for finding in judgement.findings])
-        for judgement in report.noisy_judgements
+    label = MEASURES[report.experiment.measures[0]].label
+    opening = (
+        "Each arm that no claim here is about, with each other arm, measured by the column "
+        f"“{label}”; p-values are corrected for the number of these comparisons. *Higher* or "
+        "*lower* is the first arm, where the difference is significant."
     )
+    return ("## Other comparisons", opening, _table(FINDING_HEADS, map(other_row, report.others)))
+
+
+def _under_noise(report: Report) -> tuple[str, ...]:
+    tables = [
+        _table(FINDING_HEADS, map(finding_row, judgement.findings))
+        for judgement in report.noisy_judgements
+    ]
+    if report.noisy_others:
+        tables.append(_table(FINDING_HEADS, map(other_row, report.noisy_others)))
+    if NOISY_EXAM not in report.experiment.measures or not tables:
+        return ()
     label = MEASURES[NOISY_EXAM].label
     opening = f"Measured by the column “{label}” of the first table; no verdict rests on them."
     return ("## The same comparisons under noise", opening, *tables)
