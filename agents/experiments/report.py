@@ -393,7 +393,10 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def plot(report: Report, file: Path) -> None:
-    """Draw every seed of every arm as a dot, with means and intervals, and write a PNG."""
+    """Draw every seed of every arm as a dot, with means and intervals, and write a PNG.
+
+    Of an interval, what is in [0, 1] is drawn: exact match cannot be elsewhere.
+    """
     measures = _exams(report.experiment)
     height = 1.4 + 0.42 * len(report.arms)
     figure = Figure(figsize=(2 + 3.5 * len(measures), height), layout="constrained")
@@ -419,7 +422,7 @@ def _draw_arm(axes: Axes, row: int, result: ArmResult, measure: str) -> None:
     spread = [row + _JITTER * (2 * (i + 0.5) / len(values) - 1) for i in range(len(values))]
     axes.scatter(values, spread, s=16, color=MEASURES[measure].colour, alpha=0.45, lw=0)
     if mean.low is not None and mean.high is not None:
-        axes.plot([mean.low, mean.high], [row, row], color="black", lw=1.6)
+        axes.plot([max(mean.low, 0.0), min(mean.high, 1.0)], [row, row], color="black", lw=1.6)
     axes.plot([mean.value], [row], marker="D", color="black", markersize=5)
 
 
@@ -446,7 +449,7 @@ def plot_curves(report: Report, file: Path) -> None:
         return
     width = min(len(trained), _ARMS_A_BAND)
     bands = [trained[i : i + width] for i in range(0, len(trained), width)]
-    figure = Figure(figsize=(2.1 * width + 0.8, 4.4 * len(bands) + 0.3), layout="constrained")
+    figure = Figure(figsize=(2.1 * width + 0.8, 4.4 * len(bands) + 0.6), layout="constrained")
     shape = (len(CURVES) * len(bands), width)
     panels = figure.subplots(*shape, sharex=True, squeeze=False)
     for i, (key, label) in enumerate(CURVES.items()):
@@ -463,7 +466,15 @@ def plot_curves(report: Report, file: Path) -> None:
     for panel in panels.flat:
         panel.set_visible(panel.has_data())
     figure.supxlabel("update", fontsize=10)
+    _explain_curves(figure, panels[0, 0])
     _save(figure, file)
+
+
+def _explain_curves(figure: Figure, panel: Axes) -> None:
+    lines = {line.get_label(): line for line in panel.lines}  # the seeds have one label
+    narrow = figure.get_figwidth() < 6  # inches
+    place = "outside upper center"
+    figure.legend(handles=lines.values(), loc=place, ncols=1 if narrow else 3, frameon=False)
 
 
 def _curves(result: ArmResult, key: str) -> list[list[float]]:
@@ -476,9 +487,9 @@ def _mean_curve(curves: Sequence[Sequence[float]]) -> list[float]:
 
 def _draw_curves(axes: Axes, curves: Sequence[Sequence[float]], everyone: Sequence[float]) -> None:
     steps = range(1, len(everyone) + 1)
-    axes.plot(steps, everyone, color="#BBBBBB", lw=2.5)
+    axes.plot(steps, everyone, color="#BBBBBB", lw=2.5, label="mean of all arms")
     for curve in curves:
-        axes.plot(steps, curve, color="#0072B2", lw=0.7, alpha=0.5)
-    axes.plot(steps, _mean_curve(curves), color="#0072B2", lw=1.8)
+        axes.plot(steps, curve, color="#0072B2", lw=0.7, alpha=0.5, label="a seed")
+    axes.plot(steps, _mean_curve(curves), color="#0072B2", lw=1.8, label="mean of the arm's seeds")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from agents.cli.experiment import show_report
@@ -245,3 +246,43 @@ def test_terminal_of_80_columns_shows_long_names_whole() -> None:
     text = shown(chosen(["reinforce-plain", "dapo-resampled", own]))
     assert "…" not in text
     assert own in "".join(line[:29].strip() for line in text.splitlines())
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Return a list to which every figure that is written is added."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    return figures
+
+
+def test_figure_stays_where_exact_match_can_be(drawn: list[Figure], tmp_path: Path) -> None:
+    arms = find_arms(COMPARISON, ["reinforce", "grpo", "ppo"])
+    runs = [
+        FinishedRun(arm.name, seed, dict.fromkeys(("simulator", "bm25", "noisy"), score), 60.0)
+        for arm, scores in zip(arms, ((0.0, 0.25), (0.25, 0.75), (0.75, 1.0)), strict=True)
+        for seed, score in enumerate(scores)
+    ]
+    found = summarise(COMPARISON, Protocol(), arms, runs)
+    assert "[-2.677, 3.677]" in markdown(found, "c", "f")  # numbers are told as they are
+    plot(found, tmp_path / "figure.png")
+    for panel in drawn[0].axes:
+        intervals = [list(line.get_xdata()) for line in panel.lines if len(line.get_xdata()) == 2]
+        assert intervals[1] == [0.0, 1.0]
+        assert all(0 <= end <= 1 for interval in intervals for end in interval)
+        assert -0.1 < panel.get_xlim()[0] < panel.get_xlim()[1] < 1.1
+
+
+def test_legend_says_once_what_each_curve_is(drawn: list[Figure], tmp_path: Path) -> None:
+    plot_curves(compared(3), tmp_path / "curves.png")
+    [legend] = drawn[0].legends
+    grey, blue = "#BBBBBB", "#0072B2"
+    entries = [
+        (text.get_text(), line.get_color())
+        for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)
+    ]
+    assert entries == [
+        ("mean of all arms", grey),
+        ("a seed", blue),
+        ("mean of the arm's seeds", blue),
+    ]
