@@ -472,9 +472,8 @@ def plot_curves(report: Report, file: Path) -> None:
 
 def _explain_curves(figure: Figure, panel: Axes) -> None:
     lines = {line.get_label(): line for line in panel.lines}  # the seeds have one label
-    narrow = figure.get_figwidth() < 6  # inches
-    place = "outside upper center"
-    figure.legend(handles=lines.values(), loc=place, ncols=1 if narrow else 3, frameon=False)
+    columns = 1 if figure.get_figwidth() < 6 else len(lines)  # inches
+    figure.legend(handles=lines.values(), loc="outside upper center", ncols=columns, frameon=False)
 
 
 def _curves(result: ArmResult, key: str) -> list[list[float]]:
