@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from rich.console import Console
 from rich.text import Text
@@ -452,23 +452,34 @@ def retyped(config: ExperimentCommand) -> str:
 
 
 def show_report(report: Report, console: Console) -> None:
-    """Print the arms, and what became of the claims."""
+    """Print the arms, what became of the claims, and comparisons that no claim is about."""
     from agents.cli.display import new_table
-    from agents.experiments.report import FINDING_HEADS, exam_heads, exam_rows, finding_row
+    from agents.experiments.report import exam_heads, exam_rows, finding_row, other_row
 
     console.print(filled(new_table("Exact match"), exam_heads(report), exam_rows(report)))
     for number, judgement in enumerate(report.judgements, 1):
         title = f"{number}. {judgement.claim.title}: {judgement.verdict}"
-        rows = [finding_row(finding) for finding in judgement.findings]
-        heads = [head.replace(" (", "\n(") for head in FINDING_HEADS]
-        chosen = [[row[i] for i in NARROW] for row in (heads, *rows)]
-        console.print(filled(new_table(title), chosen[0], chosen[1:]))
+        console.print(finding_table(title, map(finding_row, judgement.findings)))
+    if report.others:
+        console.print(finding_table("Other comparisons", map(other_row, report.others)))
+
+
+def finding_table(title: str, rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table of comparisons, of those columns that a terminal has room for."""
+    from agents.cli.display import new_table
+    from agents.experiments.report import FINDING_HEADS
+
+    heads = [head.replace(" (", "\n(") for head in FINDING_HEADS]
+    chosen = [[row[i] for i in NARROW] for row in (heads, *rows)]
+    return filled(new_table(title), chosen[0], chosen[1:])
 
 
 def filled(table: Table, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Return `table` with columns and rows; all but the first column stand to the right."""
     for index, head in enumerate(heads):
-        table.add_column(Text(head), justify="right" if index else "left", no_wrap=True)
+        # An arm of one's own may have a name that is too long for the line: it goes on below.
+        side: Literal["left", "right"] = "right" if index else "left"
+        table.add_column(Text(head), justify=side, no_wrap=index > 0, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agents.experiments.claims import Claim
@@ -20,7 +20,7 @@ class Experiment:
         arms: Every arm by name.
         default_arms: Those that are compared unless others are named.
         measures: Columns of its table; the first, an exam, decides claims that name no other.
-        claims: What is tested.
+        claims: What is tested, each if all of its arms are compared.
         remarks: Paragraphs that a reader of its numbers should know.
         make_arm: Returns an arm of any other name, or raises ValueError; None if there are none.
     """
@@ -45,6 +45,37 @@ def find_arms(experiment: Experiment, names: Sequence[str]) -> tuple[Arm, ...]:
     if not names:
         raise ValueError("`arms` must name at least one arm")
     return tuple(_find_arm(experiment, name) for name in dict.fromkeys(names))
+
+
+def claims_about(experiment: Experiment, names: Collection[str]) -> tuple[Claim, ...]:
+    """Return the claims whose arms are all among `names`: no other can be tested by them."""
+    return tuple(claim for claim in experiment.claims if _arms_of([claim]) <= set(names))
+
+
+def other_pairs(experiment: Experiment, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return what is compared beside the claims: each arm that none is about with each other arm.
+
+    Those come first in their pairs, and later names before earlier ones. The default arms have
+    no other pairs: what is asked of them are the claims.
+
+    Args:
+        experiment: Whose claims.
+        names: Of the arms that are compared, each once.
+    """
+    if set(names) == set(experiment.default_arms):
+        return ()
+    claimed = _arms_of(claims_about(experiment, names))
+    return tuple(
+        (name, other)
+        for place, name in enumerate(names)
+        if name not in claimed
+        for at, other in enumerate(names)
+        if other in claimed or at < place
+    )
+
+
+def _arms_of(claims: Iterable[Claim]) -> set[str]:
+    return {name for claim in claims for pair in claim.pairs for name in pair}
 
 
 def _find_arm(experiment: Experiment, name: str) -> Arm:

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from agents.experiments.claims import Claim, Finding, Judgement, judge
+from agents.experiments.claims import Claim, Finding, Judgement, Verdict, judge
 from agents.experiments.design import DEFAULT_ALGORITHM, Arm, Protocol
-from agents.experiments.experiment import Experiment
+from agents.experiments.experiment import Experiment, claims_about, other_pairs
 from agents.experiments.measures import MEASURES, NOISY_EXAM
 from agents.experiments.run_files import FinishedRun
 from agents.experiments.statistics import ALPHA, POWER, Mean, mean_of
@@ -53,9 +53,12 @@ class Report:
         experiment: What is compared.
         protocol: What all runs have in common.
         arms: In the order of the table.
-        judgements: Of the claims.
+        judgements: Of the claims whose arms are all in `arms`.
         noisy_judgements: The same comparisons by the noisy exam, of the claims that name no
             measure; no verdict of the experiment.
+        others: Comparisons of arms that no such claim is about, by the experiment's first
+            measure.
+        noisy_others: The same by the noisy exam.
         run_seconds: Median time of a run with training; None before the first.
     """
 
@@ -64,6 +67,8 @@ class Report:
     arms: tuple[ArmResult, ...]
     judgements: tuple[Judgement, ...]
     noisy_judgements: tuple[Judgement, ...]
+    others: tuple[Finding, ...]
+    noisy_others: tuple[Finding, ...]
     run_seconds: float | None
 
 
@@ -74,13 +79,17 @@ def summarise(
     results = tuple(ArmResult(arm, _by_seed(arm, runs)) for arm in arms)
     trained = {result.arm.name for result in results if result.arm.is_trained}
     seconds = [run.seconds for run in runs if run.arm in trained]
-    usual = [claim for claim in experiment.claims if not claim.measure]
+    names = [result.arm.name for result in results]
+    claims = claims_about(experiment, names)
+    others = Claim("", other_pairs(experiment, names))  # nobody says which arm is better
     return Report(
         experiment,
         protocol,
         results,
-        tuple(_judge(claim, results, measure_of(claim, experiment)) for claim in experiment.claims),
-        tuple(_judge(claim, results, NOISY_EXAM) for claim in usual),
+        tuple(_judge(claim, results, measure_of(claim, experiment)) for claim in claims),
+        tuple(_judge(claim, results, NOISY_EXAM) for claim in claims if not claim.measure),
+        _judge(others, results, measure_of(others, experiment)).findings,
+        _judge(others, results, NOISY_EXAM).findings,
         statistics.median(seconds) if seconds else None,
     )
 
@@ -111,7 +120,27 @@ def as_json(report: Report) -> dict[str, Any]:
             _judgement_as_json(judgement, report) | {"measure": NOISY_EXAM}
             for judgement in report.noisy_judgements
         ],
+        **_others_as_json(report),
     }
+
+
+def _others_as_json(report: Report) -> dict[str, Any]:
+    if not report.others:
+        return {}
+    named = {
+        "other_comparisons": (report.experiment.measures[0], report.others),
+        "other_comparisons_by_noisy_exam": (NOISY_EXAM, report.noisy_others),
+    }
+    return {
+        name: {"measure": measure, "comparisons": [_other_as_json(each) for each in findings]}
+        for name, (measure, findings) in named.items()
+    }
+
+
+def _other_as_json(finding: Finding) -> dict[str, Any]:
+    values = asdict(finding)
+    arms = {"first": values.pop("better"), "second": values.pop("worse")}
+    return {**arms, **values, "verdict": OTHER_VERDICTS[finding.verdict]}
 
 
 def _arm_as_json(result: ArmResult, report: Report) -> dict[str, Any]:
@@ -235,6 +264,19 @@ def finding_row(finding: Finding) -> tuple[str, ...]:
     )
 
 
+OTHER_VERDICTS: Final = {
+    Verdict.HOLDS: "higher",
+    Verdict.FAILS: "lower",
+    Verdict.NOT_RESOLVED: "not resolved",
+}
+"""Verdicts of comparisons that no claim is about: where the first arm is, next to the second."""
+
+
+def other_row(finding: Finding) -> tuple[str, ...]:
+    """Return a line of the table of other comparisons, as `finding_row` does of a claim's."""
+    return (*finding_row(finding)[:-1], OTHER_VERDICTS[finding.verdict])
+
+
 FINDING_HEADS = (
     "comparison",
     "seeds",
@@ -261,8 +303,9 @@ def markdown(report: Report, command: str, figure: str, curves: str = "") -> str
         _measures(report.experiment),
         f"![Each arm, a dot a seed]({figure})",
         *([f"![Reward and searches by update]({curves})"] if curves else []),
-        "## What became of the claims",
+        *(["## What became of the claims"] if report.judgements else []),
         *(_claim_section(i, each, report) for i, each in enumerate(report.judgements, 1)),
+        *_other_section(report),
         "\n\n".join((_METHOD, *report.experiment.remarks)),
         "## The arms",
         _table(("arm", "policies trained with"), [_about(result.arm) for result in report.arms]),
@@ -302,13 +345,27 @@ def _claim_section(number: int, judgement: Judgement, report: Report) -> str:
     return f"{number}. **{claim.title}{by}: {judgement.verdict}.**\n\n{_table(FINDING_HEADS, rows)}"
 
 
-def _under_noise(report: Report) -> tuple[str, ...]:
-    if NOISY_EXAM not in report.experiment.measures:
+def _other_section(report: Report) -> tuple[str, ...]:
+    if not report.others:
         return ()
-    tables = (
-        _table(FINDING_HEADS, [finding_row(finding) for finding in judgement.findings])
-        for judgement in report.noisy_judgements
+    label = MEASURES[report.experiment.measures[0]].label
+    opening = (
+        "Each arm that no claim here is about, with each other arm, measured by the column "
+        f"“{label}”; p-values are corrected for the number of these comparisons. *Higher* or "
+        "*lower* is the first arm, where the difference is significant."
     )
+    return ("## Other comparisons", opening, _table(FINDING_HEADS, map(other_row, report.others)))
+
+
+def _under_noise(report: Report) -> tuple[str, ...]:
+    tables = [
+        _table(FINDING_HEADS, map(finding_row, judgement.findings))
+        for judgement in report.noisy_judgements
+    ]
+    if report.noisy_others:
+        tables.append(_table(FINDING_HEADS, map(other_row, report.noisy_others)))
+    if NOISY_EXAM not in report.experiment.measures or not tables:
+        return ()
     label = MEASURES[NOISY_EXAM].label
     opening = f"Measured by the column “{label}” of the first table; no verdict rests on them."
     return ("## The same comparisons under noise", opening, *tables)
@@ -337,7 +394,10 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def plot(report: Report, file: Path) -> None:
-    """Draw every seed of every arm as a dot, with means and intervals, and write a PNG."""
+    """Draw every seed of every arm as a dot, with means and intervals, and write a PNG.
+
+    Of an interval, what is in [0, 1] is drawn: exact match cannot be elsewhere.
+    """
     measures = _exams(report.experiment)
     height = 1.4 + 0.42 * len(report.arms)
     figure = Figure(figsize=(2 + 3.5 * len(measures), height), layout="constrained")
@@ -363,7 +423,7 @@ def _draw_arm(axes: Axes, row: int, result: ArmResult, measure: str) -> None:
     spread = [row + _JITTER * (2 * (i + 0.5) / len(values) - 1) for i in range(len(values))]
     axes.scatter(values, spread, s=16, color=MEASURES[measure].colour, alpha=0.45, lw=0)
     if mean.low is not None and mean.high is not None:
-        axes.plot([mean.low, mean.high], [row, row], color="black", lw=1.6)
+        axes.plot([max(mean.low, 0.0), min(mean.high, 1.0)], [row, row], color="black", lw=1.6)
     axes.plot([mean.value], [row], marker="D", color="black", markersize=5)
 
 
@@ -390,7 +450,7 @@ def plot_curves(report: Report, file: Path) -> None:
         return
     width = min(len(trained), _ARMS_A_BAND)
     bands = [trained[i : i + width] for i in range(0, len(trained), width)]
-    figure = Figure(figsize=(2.1 * width + 0.8, 4.4 * len(bands) + 0.3), layout="constrained")
+    figure = Figure(figsize=(2.1 * width + 0.8, 4.4 * len(bands) + 0.6), layout="constrained")
     shape = (len(CURVES) * len(bands), width)
     panels = figure.subplots(*shape, sharex=True, squeeze=False)
     for i, (key, label) in enumerate(CURVES.items()):
@@ -407,7 +467,14 @@ def plot_curves(report: Report, file: Path) -> None:
     for panel in panels.flat:
         panel.set_visible(panel.has_data())
     figure.supxlabel("update", fontsize=10)
+    _explain_curves(figure, panels[0, 0])
     _save(figure, file)
+
+
+def _explain_curves(figure: Figure, panel: Axes) -> None:
+    lines = {line.get_label(): line for line in panel.lines}  # the seeds have one label
+    columns = 1 if figure.get_figwidth() < 6 else len(lines)  # inches
+    figure.legend(handles=lines.values(), loc="outside upper center", ncols=columns, frameon=False)
 
 
 def _curves(result: ArmResult, key: str) -> list[list[float]]:
@@ -420,10 +487,10 @@ def _mean_curve(curves: Sequence[Sequence[float]]) -> list[float]:
 
 def _draw_curves(axes: Axes, curves: Sequence[Sequence[float]], everyone: Sequence[float]) -> None:
     steps = range(1, len(everyone) + 1)
-    axes.plot(steps, everyone, color="#BBBBBB", lw=2.5)
+    axes.plot(steps, everyone, color="#BBBBBB", lw=2.5, label="mean of all arms")
     for curve in curves:
-        axes.plot(steps, curve, color="#0072B2", lw=0.7, alpha=0.5)
-    axes.plot(steps, _mean_curve(curves), color="#0072B2", lw=1.8)
+        axes.plot(steps, curve, color="#0072B2", lw=0.7, alpha=0.5, label="a seed")
+    axes.plot(steps, _mean_curve(curves), color="#0072B2", lw=1.8, label="mean of the arm's seeds")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -47,6 +47,18 @@ def test_results_hold_every_measure(out: Path) -> None:
         assert arm["measures"]["mean_reward"]["mean"]["num"] == 2
 
 
+def test_only_what_was_run_is_compared(out: Path) -> None:
+    results = json.loads((out / "algorithms.json").read_text())
+    assert results["claims"] == []
+    [comparison] = results["other_comparisons"]["comparisons"]
+    assert comparison["first"] == "reinforce?baseline=false"
+    assert comparison["second"] == "grpo"
+    assert comparison["difference"]["num"] == 2
+    page = (out / "algorithms.md").read_text()
+    assert "PPO" not in page
+    assert "## Other comparisons" in page
+
+
 def test_unknown_algorithm_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["compare", "--arms", "huge", "--out", str(tmp_path / "out")]) == 2
     assert "`algorithm` must be one of" in capsys.readouterr().err

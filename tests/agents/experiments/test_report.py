@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,127 @@ def test_ticks_of_curves_are_whole_updates(
 def test_no_curves_without_training(tmp_path: Path) -> None:
     plot_curves(report(1), tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
+
+
+OWN = "my_module:MyRloo"
+
+
+def chosen(names: list[str], seeds: int = 4) -> Report:
+    """Return a report on arms named by hand; each is 0.1 worse than the one before it."""
+    arms = [
+        COMPARISON.arms.get(name) or replace(COMPARISON.arms["rloo"], name=name) for name in names
+    ]
+    runs = [
+        FinishedRun(name, seed, {"simulator": score, "noisy": score / 2, "unsteadiness": 0.1}, 60.0)
+        for number, name in enumerate(names)
+        for seed in range(seeds)
+        for score in [0.9 - 0.1 * number + 0.001 * ((seed * (number + 3)) % 4)]
+    ]
+    return summarise(COMPARISON, Protocol(), arms, runs)
+
+
+def shown(found: Report) -> str:
+    file = io.StringIO()
+    show_report(found, Console(file=file, width=80))
+    return file.getvalue()
+
+
+def test_claims_about_arms_that_are_not_compared_are_not_told() -> None:
+    found = chosen(["reinforce", "grpo", OWN])
+    told = ["REINFORCE is steadier than GRPO"]
+    assert [each.claim.title for each in found.judgements] == told
+    assert [each["claim"] for each in as_json(found)["claims"]] == told
+    for text in (markdown(found, "c", "f"), shown(found)):
+        assert told[0] in text
+        assert not any(claim.title in text for claim in COMPARISON.claims[1:])
+
+
+def test_arm_that_no_claim_is_about_is_compared_with_every_other() -> None:
+    found = chosen(["reinforce", "grpo", OWN])
+    others = as_json(found)["other_comparisons"]
+    assert others["measure"] == "simulator"
+    for other, comparison in zip(("reinforce", "grpo"), others["comparisons"], strict=True):
+        assert (comparison["first"], comparison["second"]) == (OWN, other)
+        assert comparison["verdict"] == "lower"
+        assert comparison["difference"]["num"] == 4
+    assert others["comparisons"][0]["difference"]["value"] == pytest.approx(-0.2, abs=0.01)
+    noisy = as_json(found)["other_comparisons_by_noisy_exam"]
+    assert noisy["comparisons"][0]["difference"]["value"] == pytest.approx(-0.1, abs=0.01)
+    page = markdown(found, "c", "f")
+    row = f"| {OWN} − reinforce | 4 | -0.2"
+    assert row in page[page.index("## Other comparisons") : page.index("## How to read this")]
+    assert "Other comparisons" in shown(found)
+    assert "lower" in shown(found)
+
+
+def test_other_comparisons_are_corrected_for_their_number() -> None:
+    alone, two = chosen(["grpo", OWN]).others, chosen(["grpo", OWN, "rloo"]).others
+    assert [(each.better, each.worse) for each in alone] == [(OWN, "grpo")]
+    pairs = [(each.better, each.worse) for each in two]
+    assert pairs == [(OWN, "grpo"), ("rloo", "grpo"), ("rloo", OWN)]
+    [together] = [each for each in two if (each.better, each.worse) == (OWN, "grpo")]
+    assert together.difference == alone[0].difference
+    assert together.p > alone[0].p
+
+
+@pytest.mark.parametrize("experiment", [MINIATURE, COMPARISON], ids=lambda each: each.name)
+def test_default_arms_are_compared_by_claims_alone(experiment: Experiment) -> None:
+    arms = find_arms(experiment, experiment.default_arms)
+    found = summarise(experiment, Protocol(), arms, [])
+    assert tuple(each.claim for each in found.judgements) == experiment.claims
+    assert found.others == found.noisy_others == ()
+    assert not any("other" in name for name in as_json(found))
+
+
+def test_page_on_a_single_arm_speaks_of_no_claim() -> None:
+    page = markdown(chosen([OWN]), "c", "f")
+    assert "## What became" not in page
+    assert "## Other" not in page
+    assert "under noise" not in page
+
+
+def test_terminal_of_80_columns_shows_long_names_whole() -> None:
+    own = "a_course_of_autumn.assignments.group_17:MyRloo"
+    text = shown(chosen(["reinforce-plain", "dapo-resampled", own]))
+    assert "…" not in text
+    assert own in "".join(line[:29].strip() for line in text.splitlines())
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Return a list to which every figure that is written is added."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    return figures
+
+
+def test_figure_stays_where_exact_match_can_be(drawn: list[Figure], tmp_path: Path) -> None:
+    arms = find_arms(COMPARISON, ["reinforce", "grpo", "ppo"])
+    runs = [
+        FinishedRun(arm.name, seed, dict.fromkeys(("simulator", "bm25", "noisy"), score), 60.0)
+        for arm, scores in zip(arms, ((0.0, 0.25), (0.25, 0.75), (0.75, 1.0)), strict=True)
+        for seed, score in enumerate(scores)
+    ]
+    found = summarise(COMPARISON, Protocol(), arms, runs)
+    assert "[-2.677, 3.677]" in markdown(found, "c", "f")  # numbers are told as they are
+    plot(found, tmp_path / "figure.png")
+    for panel in drawn[0].axes:
+        intervals = [list(line.get_xdata()) for line in panel.lines if len(line.get_xdata()) == 2]
+        assert intervals[1] == [0.0, 1.0]
+        assert all(0 <= end <= 1 for interval in intervals for end in interval)
+        assert -0.1 < panel.get_xlim()[0] < panel.get_xlim()[1] < 1.1
+
+
+def test_legend_says_once_what_each_curve_is(drawn: list[Figure], tmp_path: Path) -> None:
+    plot_curves(compared(3), tmp_path / "curves.png")
+    [legend] = drawn[0].legends
+    grey, blue = "#BBBBBB", "#0072B2"
+    entries = [
+        (text.get_text(), line.get_color())
+        for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)
+    ]
+    assert entries == [
+        ("mean of all arms", grey),
+        ("a seed", blue),
+        ("mean of the arm's seeds", blue),
+    ]
