@@ -38,7 +38,8 @@ COMMANDS = {
 MISTAKES = {
     "": "Expected one of",
     "fly": "Unrecognized options: fly",
-    "trian --steps 3": r"Unrecognized options: trian.*; did you mean train\?$",
+    "trian --steps 3": r"^Unrecognized options: trian; did you mean train\?$",
+    "evalute": r"^Unrecognized options: evalute; did you mean evaluate\?$",
     "bench nope.yaml --out x": "^`file` must be a file that is there, got 'nope.yaml'$",
     "bench {tmp} --out x": "^`file` must be a file that is there, got '.+'$",
     "train --recipe nope.yaml": "^`recipe` must be a file that is there, got 'nope.yaml'$",
