@@ -69,6 +69,7 @@ class Settings:
     Raises:
         ValueError: If one is out of its range, or a name is unknown.
         TypeError: If one is of a type that it cannot have.
+        FileNotFoundError: If the engine's name has a file or folder that is not there.
     """
 
     questions: QuestionSource = "miniwiki"

@@ -96,7 +96,7 @@ def check_agent(name: str) -> None:
         _model_settings(scheme, place, PlayRules())
         if not place.urls:
             find_policy(place.name)
-    elif _is_import_path(name):
+    elif is_import_path(name):
         _import(name)
     else:
         _find_policy(name)
@@ -129,7 +129,7 @@ def make_agent(name: str, rules: PlayRules) -> Agent:
 
         _check_options("sb3", place)
         return SB3Agent.load(place.name, place.options.get("algorithm", "PPO"), rules)
-    if name in _entry_points() or _is_import_path(name):
+    if name in _entry_points() or is_import_path(name):
         return _make_own(name, replace(rules, questions=()))  # only the oracle knows answers
     return _make_policy(name, rules)
 
@@ -147,7 +147,7 @@ def policy_of(name: str) -> Path | None:
     if scheme == "sb3":
         return Path(place.name)
     known = name in PLAYERS or scheme in _SCHEMES or name in _entry_points()
-    return None if known or _is_import_path(name) else _find_policy(name)
+    return None if known or is_import_path(name) else _find_policy(name)
 
 
 def _split(name: str) -> tuple[str, Place]:
@@ -171,7 +171,8 @@ def _split(name: str) -> tuple[str, Place]:
     return scheme, place
 
 
-def _is_import_path(name: str) -> bool:
+def is_import_path(name: str) -> bool:
+    """Return whether a name can be that of an object of one's own, `module:attribute`."""
     module, colon, attribute = name.partition(":")
     return bool(colon) and all(part.isidentifier() for part in [*module.split("."), attribute])
 

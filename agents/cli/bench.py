@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional, arg
 
-from agents.cli.checks import check_at_least, check_folder, usage_errors
+from agents.cli.checks import check_at_least, check_folder, check_input, usage_errors
 from agents.cli.files import write_json
 from agents.cli.options import Threads
 from agents.cli.provenance import commit, machine, provenance, weights_checksum
@@ -112,6 +112,7 @@ def prepare(command: Bench) -> Setup:
 
     check_at_least(1, workers=command.workers, chunk_size=command.chunk_size)
     check_folder(command.out)
+    check_input(command.file, "file")
     config = read_config(command.file)
     models = {label: policy_of(name) for label, name in config.agents.items()}
     weights = {label: _checksum(model) for label, model in models.items() if model}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,17 @@ def check_at_least(minimum: float, **values: float) -> None:
             raise ValueError(f"`{name}` must be at least {minimum}, got {value!r}")
 
 
+def check_positive(**values: float) -> None:
+    """Check that each of `values`, given by the name of its option, is positive and finite.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"`{name}` must be greater than 0 and finite, got {value!r}")
+
+
 def check_probability(**values: float) -> None:
     """Check that each of `values`, given by the name of its option, is in [0, 1].
 
@@ -85,6 +97,20 @@ def check_file(file: Path | None, name: str) -> None:
     if file.is_dir():
         raise ValueError(f"{mistake} (it is a folder)")
     _check_writable(file.parent, mistake)
+
+
+def check_input(file: Path, name: str) -> None:
+    """Check that `file`, which a command is to read, is there; it may be a pipe.
+
+    Args:
+        file: What the option says.
+        name: Of the option.
+
+    Raises:
+        FileNotFoundError: If it is not.
+    """
+    if not file.exists() or file.is_dir():
+        raise FileNotFoundError(f"`{name}` must be a file that is there, got {str(file)!r}")
 
 
 def _check_writable(folder: Path, mistake: str) -> None:

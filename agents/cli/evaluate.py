@@ -168,7 +168,7 @@ def prepare(config: Evaluate) -> Setup:
     check_file(config.json, "json")
     check_file(config.episodes, "episodes")
     questions = load_questions(config.questions, config.split, config.num_questions, config.seed)
-    policy = load_policy(config.policy, config.device)
+    policy = _load_policy(config)
     sharing = who_shares(config.engine, config.policy, policy)
     return Setup(
         questions=questions,
@@ -176,6 +176,17 @@ def prepare(config: Evaluate) -> Setup:
         policy=policy,
         weights_checksum=weights_checksum(find_policy(config.policy)),
     )
+
+
+def _load_policy(config: Evaluate) -> CausalLMPolicy:
+    from agents.baselines.registry import is_import_path
+
+    try:
+        return load_policy(config.policy, config.device)
+    except FileNotFoundError as error:
+        if not is_import_path(config.policy):
+            raise
+        raise FileNotFoundError(f"{error}; `zerosearch bench` plays agents of your own") from error
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
+from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
@@ -131,8 +132,22 @@ def _read(argv: Sequence[str], **options: Any) -> Command:
             return command
     except SystemExit as exit_:
         if exit_.code == 2:
-            raise CommandError(unboxed(errors.getvalue())) from None
+            raise CommandError(misspelt(argv) or unboxed(errors.getvalue())) from None
         raise
+
+
+def misspelt(argv: Sequence[str]) -> str:
+    """Return the line that asks whether another command was meant, where one is spelt much alike.
+
+    Example:
+        >>> misspelt(["trian", "--steps", "3"]), misspelt(["train"]), misspelt(["fly"])
+        ('Unrecognized options: trian; did you mean train?', '', '')
+    """
+    names = [each.__metadata__[0].name for each in get_args(Command)]
+    if not argv or argv[0] in names:
+        return ""
+    close = get_close_matches(argv[0], names, n=1)
+    return f"Unrecognized options: {argv[0]}; did you mean {close[0]}?" if close else ""
 
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")

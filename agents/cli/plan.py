@@ -115,8 +115,9 @@ def make_plan(config: Train) -> Plan:
     settings = read_settings(config, read_launch())
     check_device_name(config.device)
     shape = read_shape(find_config(config.policy), settings.model)
-    if names_engine(config.engine) or ":" not in config.engine:
-        check_engine(config.engine)  # all else is an import path, and importing may do anything
+    is_named = names_engine(config.engine)  # all else with a colon is an import path
+    if ":" not in config.engine or (is_named and config.loads_engine):
+        check_engine(config.engine)  # importing is left to training: it may do anything
     tokens = count_tokens(config)
     return Plan(
         policy=shape,

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Final, get_type_hints
 
+from agents.cli.checks import check_input
 from agents.cli.train import OF_ALGORITHMS, Train
 from agents.cli.tune_run import converted
 from agents.tuning.pipeline import read_table
@@ -27,6 +28,7 @@ def recipe_options(file: Path, algorithm: str = Train.algorithm) -> Train:
         DataError: If it is none, or an option is unknown or of the wrong type; names the line.
         OSError: If it cannot be read.
     """
+    check_input(file, "recipe")
     known = [field.name for field in fields(Train) if field.name not in _NOT_IN_FILES]
     table, kinds = read_table(file, "train", known), get_type_hints(Train)
     options = {}

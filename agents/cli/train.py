@@ -242,7 +242,7 @@ class Train:
 
     def _run(self, run: RunRecord | None, config: Train, processes: Processes) -> None:
         from agents.cli.display import say
-        from agents.cli.train_resume import check_data, restore
+        from agents.cli.train_resume import check_algorithm, check_data, restore
         from agents.cli.train_run import execute
         from agents.cli.train_setup import closed_on_failure, prepare
 
@@ -250,6 +250,7 @@ class Train:
         with usage_errors():
             threads = use_threads(config.threads)
             if run is not None:
+                check_algorithm(config, run)
                 check_data(config, run)
             setup = prepare(config, processes)
             if run is not None:

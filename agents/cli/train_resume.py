@@ -122,6 +122,28 @@ def check_data(config: Train, run: RunRecord) -> None:
     check_same_data(run.description, data_digests(config.questions, config.asked_engine))
 
 
+def check_algorithm(config: Train, run: RunRecord) -> None:
+    """Check, before anything is loaded, that an algorithm's hyper-parameters are what they were.
+
+    Its options are in its name, but their defaults are in its class, which may have been edited.
+    A hyper-parameter that only one of the run and the class knows is let pass, as another version
+    may have added or dropped it.
+
+    Raises:
+        ValueError: If one has changed; the message names it and both values.
+    """
+    from agents.cli.train_setup import chosen_algorithm
+    from agents.recipe import describe
+
+    old, new = run.description.get("algorithm", {}), describe(chosen_algorithm(config))
+    for name in sorted(new.keys() & old.keys()):
+        if old[name] != new[name]:
+            raise ValueError(
+                f"`algorithm` must be as the run started with it, but {name} of "
+                f"{config.algorithm} was {old[name]!r} and is {new[name]!r}"
+            )
+
+
 def restore(config: Train, run: RunRecord, setup: Setup, console: Console) -> Setup:
     """Take training to the last checkpoint of a run, if it has one.
 

@@ -39,8 +39,17 @@ NUM_REPLAYED: Final = 3
 """Questions of an evaluation whose episodes go into the transcripts."""
 
 
-def execute(config: Train, setup: Setup, console: Console, threads: int) -> bool:
+def execute(
+    config: Train, setup: Setup, console: Console, threads: int, left_out: str = ""
+) -> bool:
     """Train as `config` says and write everything into its folder.
+
+    Args:
+        config: The options.
+        setup: The same, loaded.
+        console: Where progress is shown.
+        threads: How many torch uses.
+        left_out: What to say, if training ends early, of what resuming the run does not do.
 
     Returns:
         Whether all updates are done; False if SIGTERM ended training early.
@@ -59,7 +68,7 @@ def execute(config: Train, setup: Setup, console: Console, threads: int) -> bool
                 start_folder(out)
             write_json(out / CONFIG_FILE, describe(config, setup, threads))
         try:
-            learn(config, setup, console, stop)
+            learn(config, setup, console, stop, left_out)
         finally:
             if trainer.sampler is not None:
                 trainer.sampler.close()
@@ -69,15 +78,18 @@ def execute(config: Train, setup: Setup, console: Console, threads: int) -> bool
         return True
     say(
         console,
-        f"stopped after update {trainer.num_updates_done} of {config.steps}; {how_to_go_on(out)}",
+        f"stopped after update {trainer.num_updates_done} of {config.steps}; "
+        f"{how_to_go_on(out, left_out)}",
     )
     if stop.received is signal.SIGINT:
         raise KeyboardInterrupt
     return False
 
 
-def learn(config: Train, setup: Setup, console: Console, stop: Callback) -> None:
-    """Do the updates that are left."""
+def learn(
+    config: Train, setup: Setup, console: Console, stop: Callback, left_out: str = ""
+) -> None:
+    """Do the updates that are left; `left_out` as in `execute`."""
     from agents.audit import AuditError
     from agents.callbacks import ProgressCallback
     from agents.distributed import PeerError
@@ -100,30 +112,32 @@ def learn(config: Train, setup: Setup, console: Console, stop: Callback) -> None
         except NonFiniteLossError as error:
             raise CommandError(save_failed(config.out_dir, trainer, error)) from error
         except (SearchEngineError, LanguageModelError) as error:
-            raise CommandError(lost(config.out_dir, error)) from error
+            raise CommandError(lost(config.out_dir, error, left_out)) from error
         except (AuditError, PeerError) as error:
             raise CommandError(str(error)) from error
         except torch_out_of_memory() as error:
             raise CommandError(out_of_memory(config, error)) from error
 
 
-def how_to_go_on(out: Path) -> str:
-    """Return what to type for the rest of a run."""
-    return f"go on with: zerosearch train --resume {shlex.quote(str(out))}"
+def how_to_go_on(out: Path, left_out: str = "") -> str:
+    """Return what to type for the rest of a run, and what that leaves out, if anything."""
+    command = f"go on with: zerosearch train --resume {shlex.quote(str(out))}"
+    return f"{command}; {left_out}" if left_out else command
 
 
-def lost(out: Path, error: Exception) -> str:
+def lost(out: Path, error: Exception, left_out: str = "") -> str:
     """Return the line that tells of a server that was lost, and of the checkpoint if there is one.
 
     Args:
         out: The run's folder.
         error: Why training could not go on.
+        left_out: As in `execute`.
     """
     from agents.callbacks import CHECKPOINTS_FOLDER
     from agents.checkpoint import has_checkpoint
 
     is_saved = has_checkpoint(out / CHECKPOINTS_FOLDER)
-    return f"{error}; {how_to_go_on(out)}" if is_saved else str(error)
+    return f"{error}; {how_to_go_on(out, left_out)}" if is_saved else str(error)
 
 
 def save_failed(out: Path, trainer: Trainer, error: NonFiniteLossError) -> str:

@@ -12,7 +12,7 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 from rich.console import Console
 
-from agents.cli.checks import check_at_least, check_probability
+from agents.cli.checks import check_at_least, check_positive, check_probability
 from agents.cli.options import (
     check_device,
     load_cached_engine,
@@ -353,6 +353,7 @@ _NAMES = frozenset(field.name for field in fields(Train))
 
 def _check(config: Train) -> None:
     check_probability(noise_start=config.noise_start, noise_end=config.noise_end)
+    check_positive(noise_base=config.noise_base)
     check_at_least(
         1,
         steps=config.steps,

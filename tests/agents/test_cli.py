@@ -38,6 +38,12 @@ COMMANDS = {
 MISTAKES = {
     "": "Expected one of",
     "fly": "Unrecognized options: fly",
+    "trian --steps 3": r"^Unrecognized options: trian; did you mean train\?$",
+    "evalute": r"^Unrecognized options: evalute; did you mean evaluate\?$",
+    "bench nope.yaml --out x": "^`file` must be a file that is there, got 'nope.yaml'$",
+    "bench {tmp} --out x": "^`file` must be a file that is there, got '.+'$",
+    "train --recipe nope.yaml": "^`recipe` must be a file that is there, got 'nope.yaml'$",
+    "train --noise-base 0": "^`noise_base` must be greater than 0 and finite, got 0.0$",
     "train --speed 9": "Unrecognized options: --speed",
     "train --steps many": "--steps",
     "train --steps 0": "`steps` must be at least 1, got 0",
@@ -60,6 +66,10 @@ MISTAKES = {
     "evaluate --questions none.jsonl": "`questions` must be .* got 'none.jsonl'",
     "evaluate --num-questions -1": "`num_questions` must be at least 0, got -1",
     "evaluate --policy {tmp} --engine world": "`policy` must name a shipped model or a folder",
+    "evaluate --policy hand:play": (
+        "`policy` must name a shipped model or a folder .*got hand:play; "
+        "`zerosearch bench` plays agents of your own$"
+    ),
     "evaluate --json /dev/null/x.json": "`json` must be a file that can be written",
     "evaluate --episodes {tmp}": "`episodes` must be a file that can be written, .* a folder",
     "evaluate --threads -1": "`threads` must be at least 0, got -1",

@@ -1,8 +1,11 @@
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from agents.callbacks import TranscriptCallback
 from agents.cli.main import main
 from agents.weights import weights_checksum
 from zs_env.models import model_folder
@@ -76,3 +79,22 @@ def test_demo_that_is_stopped_while_it_trains_ends_there(
     monkeypatch.setattr("agents.cli.train_run.execute", lambda *arguments: False)
     assert main(["demo", *TINY, "--out", str(tmp_path / "run")]) == 0
     assert not (tmp_path / "run" / "demo.json").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_demo_that_is_interrupted_says_what_resuming_leaves_out(
+    number: signal.Signals,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(
+        TranscriptCallback, "on_update_end", lambda *_: os.kill(os.getpid(), number)
+    )
+    run = tmp_path / "run"
+    assert main(["demo", *TINY, "--eval-every", "0", "--out", str(run)]) == code
+    assert (
+        f"stopped after update 1 of 2; go on with: zerosearch train --resume {run}; "
+        "the evaluation and the table come from another `zerosearch demo`\n"
+    ) in capsys.readouterr().out

@@ -211,6 +211,7 @@ def check_place(place: Place) -> None:
 
     Raises:
         ValueError: If it names no file, no mode, or no engine where one is asked.
+        FileNotFoundError: If that engine's file or folder is not there.
     """
     if not place.name:
         raise ValueError("`cached:` must be followed by a file, as in cached:FILE#ENGINE")

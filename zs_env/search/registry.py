@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, Final, cast
 
 from zs_env.models import SIMULATORS
@@ -113,9 +114,14 @@ def _open_dense(place: Place) -> SearchEngine:
     from zs_env.search.dense import DenseSearchEngine
 
     corpus = _only_name("dense", "a corpus file", place)
+    _check_dense(place)
+    return DenseSearchEngine(corpus, **read_options(place.options, DENSE))
+
+
+def _check_dense(place: Place) -> None:
+    read_options(place.options, DENSE)
     if "model" not in place.options:
         raise ValueError("`dense:` must name its model, like dense:<corpus>?model=<folder or id>")
-    return DenseSearchEngine(corpus, **read_options(place.options, DENSE))
 
 
 def _open_retriever(place: Place) -> SearchEngine:
@@ -145,6 +151,20 @@ def _only_name(scheme: str, wanted: str, place: Place) -> str:
     return place.name
 
 
+def _find_corpus(scheme: str, place: Place) -> None:
+    corpus = _only_name(scheme, "a corpus file", place)
+    if not Path(corpus).expanduser().is_file():
+        shown = f"{scheme}:{corpus}"
+        raise FileNotFoundError(f"`engine` must name an existing file, got {shown!r}")
+
+
+def _find_model(scheme: str, place: Place) -> None:
+    # Anything else may be the id of a model on the hub, which only a download can tell.
+    if place.name.startswith((".", "/", "~")) and not Path(place.name).is_dir():
+        shown = f"{scheme}:{place.name}"
+        raise FileNotFoundError(f"`engine` must name an existing folder, got {shown!r}")
+
+
 def _open_cached(place: Place) -> SearchEngine:
     from zs_env.search.cached import open_cached
 
@@ -165,26 +185,36 @@ class Scheme:
         open: Builds the engine.
         options: The options that it knows.
         check: Raises ValueError at a place that `open` would not take; builds nothing.
+        find: Raises FileNotFoundError if a file or folder that the place names is not there.
     """
 
     open: Callable[[Place], SearchEngine]
     options: frozenset[str] = frozenset()
     check: Callable[[Place], None] = lambda _: None
+    find: Callable[[Place], None] = lambda _: None
 
 
-def _scheme(open: Callable[[Place], SearchEngine], kinds: OptionKinds) -> Scheme:
+def _scheme(
+    open: Callable[[Place], SearchEngine],
+    kinds: OptionKinds,
+    find: Callable[[Place], None] = lambda _: None,
+) -> Scheme:
     def check(place: Place) -> None:
         read_options(place.options, kinds)
 
-    return Scheme(open, frozenset(kinds), check)
+    return Scheme(open, frozenset(kinds), check, find)
+
+
+def _simulator_scheme(name: str, open: Callable[[Place], SearchEngine]) -> Scheme:
+    return Scheme(open, _SIMULATOR_OPTIONS, _check_simulator, partial(_find_model, name))
 
 
 _SIMULATOR_OPTIONS: Final = frozenset({"prompt", "temperature", "chat", "tokens"})
 SCHEMES: Final[dict[str, Scheme]] = {
-    "simulator": Scheme(_open_simulator, _SIMULATOR_OPTIONS, _check_simulator),
-    "vllm": Scheme(_open_vllm, _SIMULATOR_OPTIONS, _check_simulator),
-    "bm25": _scheme(_open_bm25, BM25),
-    "dense": _scheme(_open_dense, DENSE),
+    "simulator": _simulator_scheme("simulator", _open_simulator),
+    "vllm": _simulator_scheme("vllm", _open_vllm),
+    "bm25": _scheme(_open_bm25, BM25, partial(_find_corpus, "bm25")),
+    "dense": Scheme(_open_dense, frozenset(DENSE), _check_dense, partial(_find_corpus, "dense")),
     "retriever": _scheme(_open_retriever, RETRIEVER),
     "serpapi": _scheme(partial(_open_google, "serpapi"), GOOGLE),
     "serper": _scheme(partial(_open_google, "serper"), GOOGLE),
@@ -197,7 +227,7 @@ _NOISELESS: Final = frozenset({"bm25", "dense", "retriever", "serpapi", "serper"
 
 
 def names_engine(text: str) -> bool:
-    """Return whether `text` is an engine's name, or a scheme and a place.
+    """Return whether `text` is an engine's name, or a scheme and a place; no file is looked for.
 
     Raises:
         ValueError: If the place is a server whose URL cannot be one, or has an option that the
@@ -223,9 +253,13 @@ def check_engine(engine: str | SearchEngine) -> None:
     Raises:
         ValueError: If it is a name that no engine has, or a URL that cannot be one.
         TypeError: If it is anything else without a `search` method, or a class.
+        FileNotFoundError: If it names a file or folder that is not there.
     """
     if isinstance(engine, str):
         if names_engine(engine):
+            scheme, _, rest = engine.partition(":")
+            if rest:
+                SCHEMES[scheme].find(read_place(rest))
             return
     elif callable(getattr(engine, "search", None)) and not isinstance(engine, type):
         return

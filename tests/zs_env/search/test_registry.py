@@ -1,11 +1,14 @@
 """Engines by name, and the seam at which an engine's reply is trusted or not."""
 
+import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import gymnasium as gym
 import pytest
 
+import zs_env  # noqa: F401 - registers the ids
 from zs_env.lm.transformers import TransformersLM
 from zs_env.models import model_folder
 from zs_env.search.engine import Document, SearchEngineError, SearchRequest
@@ -109,6 +112,45 @@ def test_engine_by_name_or_place_is_known_and_not_built(engine):
     check_engine(engine)
     assert names_engine(engine)
     assert "vllm" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("engine", "wanted"),
+    [
+        ("bm25:nope.jsonl", "file"),
+        ("bm25:nope.jsonl?k1=1", "file"),
+        ("bm25:.", "file"),
+        ("dense:nope.jsonl?model=some/encoder", "file"),
+        ("simulator:./nope", "folder"),
+        ("simulator:/nope?temperature=0", "folder"),
+        ("vllm:~/nope", "folder"),
+    ],
+)
+def test_missing_file_is_told_when_the_environment_is_made(engine, wanted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place, _, _ = engine.partition("?")
+    message = f"^`engine` must name an existing {wanted}, got '{re.escape(place)}'$"
+    with pytest.raises(FileNotFoundError, match=message):
+        gym.make("ZeroSearch-v0", engine=engine)
+    with pytest.raises(FileNotFoundError, match=message):
+        check_engine(f"cached:replies.sqlite#{engine}")
+    check_engine(f"cached:replies.sqlite?mode=replay-strict#{engine}")
+    assert names_engine(engine)
+
+
+def test_corpus_or_folder_that_is_there_is_enough(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "wiki.jsonl").touch()
+    for engine in ("bm25:wiki.jsonl", "bm25:~/wiki.jsonl", "dense:wiki.jsonl?model=m"):
+        check_engine(engine)
+    check_engine(f"simulator:{tmp_path}")
+
+
+def test_dense_without_its_model_is_told_when_the_environment_is_made(tmp_path):
+    (tmp_path / "wiki.jsonl").touch()
+    with pytest.raises(ValueError, match="`dense:` must name its model"):
+        gym.make("ZeroSearch-v0", engine=f"dense:{tmp_path}/wiki.jsonl")
 
 
 @pytest.mark.parametrize("engine", ["", ":", "simulator:", "vllm:", "world:x", "google:x"])
