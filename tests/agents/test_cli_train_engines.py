@@ -113,11 +113,15 @@ def test_engine_that_was_started_is_closed_where_training_cannot_begin(
         started.append(Engine())
         return started[-1]
 
+    def refuse(*_):
+        raise ValueError("no room")
+
     run = str(tmp_path / "run")
     assert main(["train", *TINY, "--out", run]) == 0
     monkeypatch.setattr("agents.cli.train_setup.load_sampler", load)
-    assert main(["train", *TINY, "--algorithm", "ppo", "--lora-rank", "2", "--out", run]) == 2
     assert main(["train", "--resume", run, "--policy", "skill"]) == 2
-    assert "must do without a critic" in (errors := capsys.readouterr().err)
-    assert "must be the weights that the run started from" in errors
+    assert "must be the weights that the run started from" in capsys.readouterr().err
+    monkeypatch.setattr("agents.trainer.Learner", refuse)
+    assert main(["train", *TINY, "--out", run]) == 2
+    assert "no room" in capsys.readouterr().err
     assert [engine.is_closed for engine in started] == [True, True]

@@ -509,7 +509,7 @@ def test_a_plan_refuses_what_training_would(capsys, monkeypatch):
     ("options", "message"),
     [
         (["--lora-rank", 4, "--algorithm", "ppo"], "`algorithm` must do without a critic"),
-        (["--noise-base", 0], "`base` must be"),
+        (["--noise-base", 0], "`noise_base` must be greater than 0"),
         (["--learning-rate", 0], "`learning_rate` must be greater than 0"),
         (["--importance-cap", 0.5], "`importance_cap` must be"),
         (["--num-waves", 17], "`num_waves` must be at most the questions of a process"),
