@@ -431,7 +431,7 @@ def test_there_are_recipes_of_all_models_in_full_and_with_lora():
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_a_recipe_is_planned_offline_with_a_local_configuration(file, tmp_path, capsys):
     """The model is replaced by a configuration without weights."""
-    (tmp_path / "config.json").write_text(json.dumps(QWEN_3B))
+    (tmp_path / "config.json").write_text(json.dumps(MODELS["qwen2.5-3b"]))
     out = tmp_path / "run"
     options = ["--policy", str(tmp_path), "--dry-run", "--out", str(out)]
     assert main(["train", "--recipe", str(file), *options]) == 0
@@ -687,41 +687,7 @@ def test_the_page_names_every_option_and_recipe():
     ]
 
 
-QWEN_3B = {
-    "model_type": "qwen2",
-    "hidden_size": 2048,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "tie_word_embeddings": True,
-    "max_position_embeddings": 32768,
-}
-QWEN_7B = {
-    "model_type": "qwen2",
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "vocab_size": 152064,
-    "tie_word_embeddings": False,
-    "max_position_embeddings": 131072,
-}
-LLAMA_3B = {
-    "model_type": "llama",
-    "hidden_size": 3072,
-    "intermediate_size": 8192,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 24,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "vocab_size": 128256,
-    "tie_word_embeddings": True,
-    "max_position_embeddings": 131072,
-}
-MODELS = {"qwen2.5-3b": QWEN_3B, "qwen2.5-7b": QWEN_7B, "llama-3.2-3b": LLAMA_3B}
+MODELS = json.loads((Path(__file__).parent / "model_configs.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
